@@ -1,0 +1,32 @@
+# Sets up what it needs on a bare machine with Python 3.11+, git and make.
+PYTHON ?= python3
+VENV ?= .venv
+TASK ?= handle-pull
+RUN := $(VENV)/bin/python
+export GOMP_SPINCOUNT ?= 0
+
+.PHONY: demo test lint setup clean
+
+demo: setup
+	$(RUN) -m training.demo --task $(TASK)
+
+test: lint
+	$(RUN) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+setup: $(VENV)/.installed
+	@bash .ci/install_gl
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""Checkpoints that survive a kill, and runs that can be stopped and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import re
+import signal
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class RunError(RuntimeError):
+    """A run cannot start or go on; the message says why and nothing is changed."""
+
+
+class Checkpoints:
+    """The two newest checkpoints of a run, in one folder.
+
+    A checkpoint is written beside its place, flushed to disk and then renamed, so that a kill or a
+    full disk leaves the ones before as they were.
+
+    Args:
+        folder: Where `checkpoint-STEP.pt` files live.
+        fingerprint: What the run is made of (data, settings); a checkpoint of another is refused.
+    """
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Stores `state` (tensors and plain values) as the checkpoint of `step`."""
+        path = self.folder / f"checkpoint-{step:08d}.pt"
+        partial = path.with_suffix(".partial")
+        try:
+            with open(partial, "wb") as file:
+                torch.save({"step": step, "fingerprint": self.fingerprint, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in self._paths()[2:]:
+            old.unlink()
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Returns the newest readable checkpoint, or None where there is none.
+
+        A damaged one is passed over with a warning.
+
+        Raises:
+            RunError: The checkpoint is of other data or settings; the message shows the difference.
+        """
+        for path in self._paths():
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+                print(f"warning: {path} is damaged; using the checkpoint before it")
+                continue
+            kept = state["fingerprint"]
+            differences = [
+                f"{key}: {kept.get(key)!r} there, {self.fingerprint.get(key)!r} now"
+                for key in sorted(set(kept) | set(self.fingerprint))
+                if kept.get(key) != self.fingerprint.get(key)
+            ]
+            if differences:
+                raise RunError(f"{path}: made by another run ({'; '.join(differences)})")
+            return state
+        return None
+
+    def _paths(self) -> list[Path]:
+        named = [p for p in self.folder.iterdir() if re.fullmatch(r"checkpoint-\d{8}\.pt", p.name)]
+        return sorted(named, reverse=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` for one run; a second is refused.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process is training into this folder") from None
+        yield
+
+
+class StopRequest:
+    """Notes SIGTERM and Ctrl-C, so that a loop can end between two steps.
+
+    Use as a context manager; `signal` is the number that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.signal = number

@@ -1,0 +1,200 @@
+"""Collects episodes, or start frames alone, from real Meta-World.
+
+    python -m training.collect_episodes --behaviour expert --episodes 50
+    python -m training.collect_episodes --behaviour policy --policy runs/clone/hammer --tasks hammer
+    python -m training.collect_episodes --behaviour start --episodes 100
+
+Every episode is a file of its own, named by behaviour and seed; the same command goes on where it
+was stopped. Seeds of train, validation and test never meet, and so neither do start configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from training.episodes import Episode
+from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.collect_episodes`.
+
+    Attributes:
+        behaviour: Who acts; "start" stores first frames only.
+        tasks: Tasks to collect.
+        episodes: Episodes (or start frames) a task.
+        split: The split whose seeds are used.
+        seed_offset: Where in the split's seeds to begin.
+        policy: Folder of the policy, for behaviour "policy"; "{task}" stands for the task's name.
+        deterministic: Let the policy take its mean action instead of sampling.
+        noise: Deviation of the Gaussian noise that a noisy expert adds to its action.
+        hold: Decisions for which a random or noise draw is held.
+        workers: Processes.
+        out: Folder of episodes.
+    """
+
+    behaviour: Literal["expert", "noisy-expert", "policy", "random", "start"] = "expert"
+    tasks: tuple[str, ...] = TASKS
+    episodes: int = 50
+    split: Literal["train", "validation", "test"] = "train"
+    seed_offset: int = 0
+    policy: str | None = None
+    deterministic: bool = False
+    noise: float = 0.5
+    hold: int = 1
+    workers: int = 2
+    out: Path = Path("data/episodes")
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            check_task(task)
+        if (self.behaviour == "policy") != (self.policy is not None):
+            raise ValueError("policy: give a folder with --behaviour policy, and only then")
+        if self.episodes < 1 or self.hold < 1 or self.workers < 1 or self.noise < 0:
+            raise ValueError("episodes, hold and workers must be at least 1, noise at least 0")
+
+
+Actor = Callable[[RealEnv, np.ndarray, int], np.ndarray]
+"""(env, frame, decision) -> action `(4,)` float32 in [-1, 1]."""
+
+
+def make_actor(args: Args, task: str, seed: int) -> Actor:
+    """Returns who acts in one episode; all its randomness comes from `seed`."""
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(4, np.float32)
+
+    def draw(decision: int, sample: Callable[[], np.ndarray]) -> np.ndarray:
+        nonlocal held
+        if decision % args.hold == 0:
+            held = sample().astype(np.float32)
+        return held
+
+    if args.behaviour == "random":
+        return lambda env, frame, t: draw(t, lambda: rng.uniform(-1, 1, 4))
+    if args.behaviour == "noisy-expert":
+        scale = rng.uniform(0, 2 * args.noise)  # some episodes nearly clean, some badly off
+        return lambda env, frame, t: np.clip(
+            env.expert_action() + draw(t, lambda: rng.normal(0, scale, 4)), -1, 1
+        ).astype(np.float32)
+    if args.behaviour == "policy":
+        from training.policy import load_policy, sample_actions
+
+        assert args.policy is not None
+        policy = load_policy(args.policy.format(task=task))
+        return lambda env, frame, t: sample_actions(
+            policy, frame[None], None if args.deterministic else rng
+        )[0]
+    return lambda env, frame, t: env.expert_action()
+
+
+def collect_episode(env: RealEnv, seed: int, behaviour: str, actor: Actor) -> Episode:
+    """Plays one episode over the whole horizon, also past its success."""
+    frame, _ = env.reset(seed=seed)
+    frames, actions, success = [frame], [], []
+    for decision in range(env.max_episode_steps):
+        action = actor(env, frame, decision)
+        frame, _, _, _, info = env.step(action)
+        frames.append(frame)
+        actions.append(action)
+        success.append(info["is_success"])
+    return Episode(
+        np.stack(frames),
+        np.stack(actions),
+        np.array(success),
+        env.task,
+        behaviour,
+        seed,
+        env.action_repeat,
+    )
+
+
+def episode_path(args: Args, task: str, seed: int) -> Path:
+    """Where an episode of `args` is stored."""
+    return args.out / task / args.split / f"{args.behaviour}-{seed:07d}.npz"
+
+
+def start_frames_path(out: Path, task: str, split: str) -> Path:
+    """Where the start frames of a task and split are stored."""
+    return out / task / f"start-frames-{split}.npz"
+
+
+def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
+    """Collects some seeds of one task; returns (task, solved) of each."""
+    args, task, seeds = job
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # the workers share the cores, not the rasteriser
+    warnings.filterwarnings("ignore", message="Constant.*may be too high")
+    import torch
+
+    torch.set_num_threads(1)
+    env = RealEnv(task, terminate_on_success=False)
+    try:
+        done = []
+        for seed in seeds:
+            episode = collect_episode(env, seed, args.behaviour, make_actor(args, task, seed))
+            episode.save(episode_path(args, task, seed))
+            done.append((task, episode.solved))
+        return done
+    finally:
+        env.close()
+
+
+def _collect_starts(job: tuple[Args, str]) -> str:
+    args, task = job
+    env = RealEnv(task)
+    try:
+        seeds = np.array(split_seeds(args.split, args.episodes, args.seed_offset))
+        frames = np.stack([env.reset(seed=int(seed))[0] for seed in seeds])
+    finally:
+        env.close()
+    path = start_frames_path(args.out, task, args.split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, frames=frames, seeds=seeds)
+    return task
+
+
+def collect(args: Args) -> None:
+    """Collects what is not there yet, with a progress bar and the success rate of each task."""
+    require_real_env()
+    seeds = split_seeds(args.split, args.episodes, args.seed_offset)
+    context = multiprocessing.get_context("spawn")  # torch and GL do not survive a fork
+    with context.Pool(args.workers) as pool:
+        if args.behaviour == "start":
+            jobs = [(args, task) for task in args.tasks]
+            for task in pool.imap_unordered(_collect_starts, jobs):
+                print(f"{task}: {args.episodes} start frames of split {args.split}")
+            return
+        chunks = []
+        missing = 0
+        for task in args.tasks:
+            todo = [seed for seed in seeds if not episode_path(args, task, seed).exists()]
+            missing += len(todo)
+            chunks += [(args, task, todo[i : i + 5]) for i in range(0, len(todo), 5)]
+        solved: dict[str, list[bool]] = {task: [] for task in args.tasks}
+        with tqdm(total=missing, unit="episode", desc=f"{args.behaviour} {args.split}") as bar:
+            for results in pool.imap_unordered(_collect_chunk, chunks):
+                bar.update(len(results))
+                for task, success in results:
+                    solved[task].append(success)
+    for task, outcomes in solved.items():
+        if outcomes:
+            print(f"{task}: {sum(outcomes)} of {len(outcomes)} new episodes solved")
+
+
+def main() -> None:
+    """Runs the command line."""
+    collect(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

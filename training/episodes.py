@@ -1,0 +1,190 @@
+"""Episodes on disk: one lossless compressed file each, checked whenever it is read.
+
+The one place that says how frames and actions line up: ``action[t]`` leads from ``frame[t]`` to
+``frame[t + 1]``, and ``success[t]`` is told of ``frame[t + 1]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+BEHAVIOURS = ("expert", "noisy-expert", "policy", "random")
+SPLITS = ("train", "validation", "test")
+
+
+class EpisodeError(ValueError):
+    """An episode, or a folder of them, is missing or broken; the message names file and field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One recorded episode of T decisions.
+
+    Attributes:
+        frames: `(T + 1, H, W, 3)` uint8.
+        actions: `(T, A)` float32 in [-1, 1].
+        success: `(T,)` bool; whether the task stands solved in `frames[t + 1]`.
+        task: The task's name.
+        behaviour: Who acted, one of `BEHAVIOURS`.
+        seed: The seed of the start configuration.
+        action_repeat: Simulator steps for which each action was held.
+
+    Raises:
+        EpisodeError: A field has another shape, dtype or range; the message names it.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    success: np.ndarray
+    task: str
+    behaviour: str
+    seed: int
+    action_repeat: int
+
+    def __post_init__(self) -> None:
+        frames, actions, success = self.frames, self.actions, self.success
+        _require(frames.dtype == np.uint8, "frames", "dtype uint8", frames.dtype)
+        _require(
+            frames.ndim == 4 and frames.shape[3] == 3, "frames", "(T + 1, H, W, 3)", frames.shape
+        )
+        _require(actions.ndim == 2 and len(actions) >= 2, "actions", "(T >= 2, A)", actions.shape)
+        _require(actions.dtype == np.float32, "actions", "dtype float32", actions.dtype)
+        _require(bool(np.isfinite(actions).all()), "actions", "finite values", "NaN or infinity")
+        _require(
+            bool((np.abs(actions) <= 1).all()),
+            "actions",
+            "values in [-1, 1]",
+            f"{actions.min():.4g} to {actions.max():.4g}",
+        )
+        _require(
+            len(frames) == len(actions) + 1, "frames", f"length {len(actions) + 1}", len(frames)
+        )
+        _require(
+            success.dtype == np.bool_ and success.shape == (len(actions),),
+            "success",
+            f"({len(actions)},) bool",
+            f"{success.shape} {success.dtype}",
+        )
+        _require(bool(self.task), "task", "a name", repr(self.task))
+        _require(self.behaviour in BEHAVIOURS, "behaviour", " or ".join(BEHAVIOURS), self.behaviour)
+        _require(self.action_repeat >= 1, "action_repeat", "at least 1", self.action_repeat)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the task was solved at any time."""
+        return bool(self.success.any())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the episode; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "wb") as file:
+                np.savez_compressed(file, **{k: np.asarray(v) for k, v in vars(self).items()})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def load_episode(path: str | os.PathLike[str]) -> Episode:
+    """Reads and checks one episode file.
+
+    Raises:
+        EpisodeError: The file is missing, unreadable or breaks the contract of `Episode`.
+    """
+    fields = {field.name for field in dataclasses.fields(Episode)}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = fields - set(arrays.files)
+            if missing:
+                raise EpisodeError(f"field {sorted(missing)[0]!r} is missing")
+            values = {name: arrays[name] for name in fields}
+        return Episode(
+            frames=values["frames"],
+            actions=values["actions"],
+            success=values["success"],
+            task=str(values["task"]),
+            behaviour=str(values["behaviour"]),
+            seed=int(values["seed"]),
+            action_repeat=int(values["action_repeat"]),
+        )
+    except FileNotFoundError:
+        raise EpisodeError(f"{path}: no such episode file") from None
+    except EpisodeError as error:
+        raise EpisodeError(f"{path}: {error}") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise EpisodeError(f"{path}: not a readable episode file ({error})") from None
+
+
+def load_episodes(
+    folder: str | os.PathLike[str],
+    split: str,
+    tasks: Iterable[str] | None = None,
+    behaviours: Sequence[str] = BEHAVIOURS,
+    skip_bad: bool = False,
+) -> list[Episode]:
+    """Loads all episodes of a split, in the order of their paths.
+
+    Args:
+        folder: Holds `TASK/SPLIT/*.npz`, as `training.collect_episodes` writes it.
+        split: One of `SPLITS`.
+        tasks: Tasks to load; None loads every task found.
+        behaviours: Behaviours to load.
+        skip_bad: Leave broken files out, and say how many, rather than refuse.
+
+    Raises:
+        EpisodeError: The folder or split is missing or empty, a file is broken, or the episodes
+            disagree on frame size, action size or action repeat.
+    """
+    folder = Path(folder)
+    if split not in SPLITS:
+        raise EpisodeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if not folder.is_dir():
+        raise EpisodeError(f"{folder}: no such folder of episodes")
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if tasks is None else list(tasks)
+    episodes: list[Episode] = []
+    bad: list[str] = []
+    for task in names:
+        for path in sorted((folder / task / split).glob("*.npz")):
+            try:
+                episode = load_episode(path)
+            except EpisodeError as error:
+                if not skip_bad:
+                    raise
+                bad.append(str(error))
+                continue
+            if episode.behaviour in behaviours:
+                episodes.append(episode)
+    if bad:
+        print(f"left out {len(bad)} broken episode files; the first: {bad[0]}")
+    if not episodes:
+        raise EpisodeError(f"{folder}: no {split} episodes of {', '.join(names) or 'any task'}")
+    first = episodes[0]
+    for episode in episodes:
+        for field, expected, got in (
+            ("frame size", first.frames.shape[1:], episode.frames.shape[1:]),
+            ("action size", first.actions.shape[1], episode.actions.shape[1]),
+            ("action_repeat", first.action_repeat, episode.action_repeat),
+        ):
+            if expected != got:
+                raise EpisodeError(
+                    f"{folder}: {field} differs between episodes: {expected} for {first.task} seed "
+                    f"{first.seed}, {got} for {episode.task} seed {episode.seed}"
+                )
+    return episodes
+
+
+def _require(holds: bool, field: str, expected: str, got: object) -> None:
+    if not holds:
+        raise EpisodeError(f"{field}: expected {expected}, got {got}")

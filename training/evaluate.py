@@ -1,0 +1,310 @@
+"""Success of a policy in imagination and in the real env, from the same held-out starts.
+
+    python -m training.evaluate --policy runs/refine/hammer --episodes 100 --out runs/evaluate
+
+Real episodes begin from the start configurations of held-out seeds, imagined ones from the first
+frames of those very episodes. Without GL the real figures are absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.policies import ActorCriticPolicy
+from tqdm import tqdm
+
+from training.episodes import Episode
+from training.metrics import Rate, rate
+from training.pictures import save_videos
+from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
+from training.real_env import RealEnv, check_task, require_real_env, split_seeds
+from training.replay import replay
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.evaluate`.
+
+    Attributes:
+        policy: Folders of policies, all of tasks that the world model knows.
+        episodes: Real episodes, and imagined ones, a policy.
+        split: The split whose seeds are used.
+        seed_offset: Where in the split's seeds to begin.
+        world_model: Folder or Hub id of the world model; none given means the embedded one.
+        imagined: Evaluate in imagination.
+        real: Evaluate in the real env.
+        video: Write side-by-side videos of the first real episode.
+        workers: Processes for real episodes.
+        out: Folder of `evaluation.json` and videos.
+    """
+
+    policy: tuple[Path, ...]
+    episodes: int = 100
+    split: Literal["train", "validation", "test"] = "test"
+    seed_offset: int = 100_000
+    world_model: str | None = None
+    imagined: bool = True
+    real: bool = True
+    video: bool = True
+    workers: int = 2
+    out: Path = Path("runs/evaluate")
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError("episodes and workers must be at least 1")
+        if not (self.imagined or self.real):
+            raise ValueError("imagined, real: at least one of them must be asked for")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Outcomes of one policy; a list is None where it was not measured.
+
+    Attributes:
+        task: The task.
+        real: Success of each real episode.
+        imagined: Success of each imagined episode, from the same first frames, in the same order.
+    """
+
+    task: str
+    real: np.ndarray | None
+    imagined: np.ndarray | None
+
+    @property
+    def real_rate(self) -> Rate | None:
+        """Real success with its 95 % interval."""
+        return None if self.real is None else rate(self.real)
+
+    @property
+    def imagined_rate(self) -> Rate | None:
+        """Imagined success with its 95 % interval."""
+        return None if self.imagined is None else rate(self.imagined)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rates = {"real": self.real_rate, "imagined": self.imagined_rate}
+        return {
+            "task": self.task,
+            **{k: None if v is None else dataclasses.asdict(v) for k, v in rates.items()},
+        }
+
+
+def check_policy_fits(policy: Path, world_model: WorldModel) -> str:
+    """Returns the policy's task, or raises PolicyError naming what does not fit."""
+    config = load_policy_config(policy)
+    for name, expected in (
+        ("action_size", world_model.action_size),
+        ("frame_size", world_model.frame_size),
+    ):
+        if getattr(config, name) != expected:
+            raise PolicyError(
+                f"{policy}: {name}: the world model has {expected}, "
+                f"the policy {getattr(config, name)}"
+            )
+    if config.task not in world_model.config.tasks:
+        known = ", ".join(world_model.config.tasks)
+        raise PolicyError(f"{policy}: task: the world model knows {known}, not {config.task}")
+    return config.task
+
+
+def imagined_outcomes(
+    policy: ActorCriticPolicy,
+    world_model: WorldModel,
+    starts: InitialFrames,
+    task: str,
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+) -> np.ndarray:
+    """Success of the deterministic policy from each start once, `(N,)` bool."""
+    rows = len(starts)
+    imagination = Imagination(
+        rows,
+        world_model,
+        initial_frames=starts,
+        task=task,
+        num_inference_steps=num_inference_steps,
+    )
+    imagination.rngs = [np.random.default_rng([seed, row]) for row in range(rows)]
+    frames = imagination.reset(initial_frame=np.arange(rows))
+    solved = np.zeros(rows, bool)
+    for _ in range(imagination.max_episode_steps):
+        actions = sample_actions(policy, frames.permute(0, 2, 3, 1).numpy(), None)
+        step = imagination.step(actions)
+        frames = step.frames
+        solved |= step.terminated.numpy()
+        if solved.all():
+            break
+    return solved
+
+
+def _real_episodes(job: tuple[Path, list[int]]) -> list[tuple[bool, Episode]]:
+    folder, seeds = job
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    policy, config = load_policy(folder), load_policy_config(folder)
+    env = RealEnv(config.task, frame_size=config.frame_size)
+    results = []
+    try:
+        for seed in seeds:
+            frame, _ = env.reset(seed=seed)
+            frames, actions, success = [frame], [], []
+            over = False
+            while not over:
+                action = sample_actions(policy, frame[None], None)[0]
+                frame, _, terminated, truncated, info = env.step(action)
+                frames.append(frame)
+                actions.append(action)
+                success.append(info["is_success"])
+                over = terminated or truncated
+            if len(actions) == 1:  # an Episode holds two decisions at least
+                frames, actions, success = frames + frames[-1:], actions * 2, success * 2
+            episode = Episode(
+                np.stack(frames),
+                np.stack(actions),
+                np.array(success),
+                env.task,
+                "policy",
+                seed,
+                env.action_repeat,
+            )
+            results.append((bool(terminated), episode))
+    finally:
+        env.close()
+    return results
+
+
+def real_episodes(policy: Path, seeds: Sequence[int], workers: int = 2) -> list[Episode]:
+    """Plays the deterministic policy in the real env, once from each seed, in parallel.
+
+    Raises:
+        RealEnvUnavailableError: Meta-World or GL is missing.
+    """
+    require_real_env()
+    jobs = [(policy, list(seeds[i : i + 5])) for i in range(0, len(seeds), 5)]
+    episodes: list[Episode] = []
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(min(workers, len(jobs))) as pool,
+        tqdm(total=len(seeds), unit="episode", desc="real episodes", mininterval=1) as bar,
+    ):
+        for results in pool.imap(_real_episodes, jobs):
+            episodes.extend(episode for _, episode in results)
+            bar.update(len(results))
+    return episodes
+
+
+def first_frames(task: str, seeds: Sequence[int], world_model: WorldModel) -> InitialFrames:
+    """Start contexts of real start configurations, which cost a reset each."""
+    require_real_env()
+    env = RealEnv(task, frame_size=world_model.frame_size)
+    try:
+        frames = np.stack([env.reset(seed=seed)[0] for seed in seeds])
+    finally:
+        env.close()
+    return InitialFrames.from_starts(
+        frames, task, world_model.context_length, world_model.action_size
+    )
+
+
+def evaluate(
+    policy: Path,
+    world_model: WorldModel,
+    seeds: Sequence[int],
+    imagined: bool = True,
+    real: bool = True,
+    workers: int = 2,
+    video: Path | None = None,
+) -> Evaluation:
+    """Evaluates one saved policy from the start configurations of `seeds`.
+
+    Args:
+        policy: Folder of the policy.
+        world_model: The world model.
+        seeds: Seeds of the real start configurations.
+        imagined: Evaluate in imagination.
+        real: Evaluate in the real env.
+        workers: Processes for real episodes.
+        video: Path, without suffix, of side-by-side videos of the first real episode.
+    """
+    task = check_policy_fits(policy, world_model)
+    check_task(task)
+    outcomes = solved = None
+    if real:
+        episodes = real_episodes(policy, seeds, workers)
+        outcomes = np.array([e.solved for e in episodes])
+        starts = InitialFrames.from_starts(
+            np.stack([e.frames[0] for e in episodes]),
+            task,
+            world_model.context_length,
+            world_model.action_size,
+        )
+        if video:
+            shown = episodes[0]
+            dream = replay(
+                world_model.denoiser,
+                world_model.scheduler,
+                [shown],
+                world_model.config.num_inference_steps,
+            )[0]
+            save_videos(video, shown.frames, dream)
+    elif imagined:
+        starts = first_frames(task, seeds, world_model)
+    if imagined:
+        solved = imagined_outcomes(load_policy(policy), world_model, starts, task)
+    return Evaluation(task, outcomes, solved)
+
+
+def format_rate(value: Rate | None) -> str:
+    """`62 % [48, 75]`, or a dash."""
+    if value is None:
+        return "-"
+    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    for policy in args.policy:
+        check_policy_fits(policy, world_model)
+    seeds = split_seeds(args.split, args.episodes, args.seed_offset)
+    args.out.mkdir(parents=True, exist_ok=True)
+    records = []
+    for policy in args.policy:
+        result = evaluate(
+            policy,
+            world_model,
+            seeds,
+            args.imagined,
+            args.real,
+            args.workers,
+            args.out / policy.name if args.video else None,
+        )
+        records.append({"policy": str(policy), **result.record()})
+        print(
+            f"{policy}: real {format_rate(result.real_rate)}, "
+            f"imagined {format_rate(result.imagined_rate)}"
+        )
+    report = {
+        "split": args.split,
+        "first_seed": seeds[0],
+        "episodes": args.episodes,
+        "policies": records,
+    }
+    (args.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The real twin of the imagined env: Meta-World v3 with the same spaces, frames and horizon.
+
+Knows MuJoCo and Meta-World; knows nothing of world models. Needs the ``metaworld`` extra and a GL
+library that renders without a display (``MUJOCO_GL=egl`` or ``osmesa``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+TASKS = ("coffee-pull", "soccer", "hammer", "door-lock", "lever-pull", "handle-pull")
+"""The six Meta-World tasks of World4RL (arXiv 2509.19080), without Meta-World's ``-v3``."""
+
+ACTION_SIZE = 4
+ACTION_REPEAT = 3
+HORIZON = 50
+FRAME_SIZE = 64
+CAMERA_POSITION = (0.75, 0.075, 0.7)  # where Meta-World's "corner4" hangs
+CAMERA_TARGET = (0.0, 0.7, 0.14)
+CAMERA_FIELD_OF_VIEW = 40.0  # degrees; corner4 has 60, which leaves a mug three pixels wide
+
+SPLIT_SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+"""First seed of each split; a split owns the million seeds from there on."""
+
+GL_HELP = (
+    "Real Meta-World needs a GL library that renders without a display. On Debian or Ubuntu: "
+    "apt-get install libegl1 libgl1-mesa-dri libosmesa6, then set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+)
+
+
+class RealEnvUnavailableError(RuntimeError):
+    """Meta-World, MuJoCo or a GL library is missing; the message says what to install."""
+
+
+def split_seeds(split: str, count: int, offset: int = 0) -> range:
+    """Returns `count` seeds of a split, from its `offset`-th on.
+
+    Raises:
+        ValueError: `split` is unknown, or the range leaves the million seeds that the split owns.
+    """
+    if split not in SPLIT_SEEDS:
+        raise ValueError(f"split: expected one of {', '.join(SPLIT_SEEDS)}, got {split!r}")
+    if count < 0 or offset < 0 or offset + count > 1_000_000:
+        raise ValueError(f"seeds: expected offset + count within 1,000,000, got {offset} + {count}")
+    first = SPLIT_SEEDS[split] + offset
+    return range(first, first + count)
+
+
+def check_task(task: str) -> None:
+    """Raises ValueError, listing the valid names, when `task` is not one of `TASKS`."""
+    if task not in TASKS:
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+
+
+def choose_gl_backend() -> str | None:
+    """Finds a GL backend that renders here and puts it in ``MUJOCO_GL``.
+
+    A backend is tried in a process of its own, since a failed one cannot be replaced within a
+    process. A value that is already set is left as it is, and only checked.
+
+    Returns:
+        The backend's name, or None when nothing renders.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    probe = (
+        "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>'); "
+        "r = mujoco.Renderer(m, 8, 8); r.update_scene(mujoco.MjData(m)); r.render(); r.close()"
+    )
+    for backend in [chosen] if chosen else ["egl", "osmesa"]:
+        environment = {**os.environ, "MUJOCO_GL": backend}
+        tried = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True)
+        if tried.returncode == 0:
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    return None
+
+
+def require_real_env() -> None:
+    """Makes sure that Meta-World imports and renders; sets ``MUJOCO_GL`` where it is unset.
+
+    Raises:
+        RealEnvUnavailableError: with what to install.
+    """
+    for module in ("mujoco", "metaworld"):
+        if importlib.util.find_spec(module) is None:
+            raise RealEnvUnavailableError(
+                f"{module} is not installed; pip install 'world4rl-gym[metaworld]'"
+            )
+    if choose_gl_backend() is None:
+        raise RealEnvUnavailableError(GL_HELP)
+
+
+class RealEnv(gym.Env):
+    """One Meta-World task seen through a camera, with the imagined env's contract.
+
+    Observation `Box(0, 255, (64, 64, 3), uint8)`; action `Box(-1, 1, (4,), float32)`: three
+    displacements of the hand and the gripper's effort, held for `action_repeat` simulator steps.
+    The sparse reward is 1.0 on success. A seed fixes the start configuration, also after other
+    episodes, which Meta-World's own `reset(seed=)` does not.
+
+    Args:
+        task: One of `TASKS`.
+        max_episode_steps: Decisions until truncation.
+        action_repeat: Simulator steps a decision.
+        terminate_on_success: Whether success ends the episode, as it does in imagination.
+        frame_size: Height and width of a frame in pixels.
+
+    Raises:
+        ValueError: The task is unknown.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self,
+        task: str,
+        max_episode_steps: int = HORIZON,
+        action_repeat: int = ACTION_REPEAT,
+        terminate_on_success: bool = True,
+        frame_size: int = FRAME_SIZE,
+    ) -> None:
+        check_task(task)
+        import metaworld  # before mujoco: it sets up the rendering backend
+        import mujoco
+        from metaworld import policies
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        del metaworld
+
+        self.task = task
+        self.render_mode = "rgb_array"
+        self.max_episode_steps = max_episode_steps
+        self.action_repeat = action_repeat
+        self.terminate_on_success = terminate_on_success
+        self.observation_space = gym.spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+        self._sim = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        self._sim._partially_observable = False  # the scripted expert reads the goal ...
+        self._sim.__dict__.pop("sawyer_observation_space", None)  # ... which a stale space clips
+        self._sim._set_task_called = True
+        self._sim._freeze_rand_vec = False
+        self._sim.seeded_rand_vec = True
+        self._sim.max_path_length = max_episode_steps * action_repeat + 1
+        words = "".join(word.capitalize() for word in task.split("-"))
+        self._expert = getattr(policies, f"Sawyer{words}V3Policy")()
+
+        quality = self._sim.model.vis.quality
+        quality.offsamples = 0
+        quality.shadowsize = 0
+        self._renderer = mujoco.Renderer(self._sim.model, frame_size, frame_size)
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        sight = np.subtract(CAMERA_TARGET, CAMERA_POSITION)
+        distance = float(np.linalg.norm(sight))
+        self._camera.lookat[:] = CAMERA_TARGET
+        self._camera.distance = distance
+        self._camera.azimuth = np.degrees(np.arctan2(sight[1], sight[0]))
+        self._camera.elevation = np.degrees(np.arcsin(sight[2] / distance))
+        self._sim.model.vis.global_.fovy = CAMERA_FIELD_OF_VIEW
+        self._mj_forward = mujoco.mj_forward
+        self._state: np.ndarray | None = None
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode from the start configuration that `seed` fixes."""
+        super().reset(seed=seed)
+        start_seed = seed if seed is not None else int(self.np_random.integers(2**31 - 1))
+        self._sim.seed(start_seed)
+        self._sim._freeze_rand_vec = False
+        self._sim.reset_model()  # draws the start configuration ...
+        self._sim._freeze_rand_vec = True
+        self._sim.reset()  # ... and lays out the scene with it; Meta-World's reset does so twice
+        self._mj_forward(self._sim.model, self._sim.data)  # fixtures moved after the last forward
+        self._state = self._sim._get_obs()
+        self._sim._prev_obs = self._state[:18].copy()
+        self._steps = 0
+        return self._frame(), {"task": self.task, "is_success": False, "seed": start_seed}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Holds `action` ((4,), clipped to [-1, 1]) for `action_repeat` simulator steps."""
+        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        success = False
+        for _ in range(self.action_repeat):
+            self._state, _, _, _, sim_info = self._sim.step(action)
+            success = success or bool(sim_info["success"])
+        self._steps += 1
+        terminated = success and self.terminate_on_success
+        truncated = self._steps >= self.max_episode_steps and not terminated
+        info = {"task": self.task, "is_success": success}
+        return self._frame(), float(success), terminated, truncated, info
+
+    def expert_action(self) -> np.ndarray:
+        """Returns Meta-World's scripted expert's action for the present state, clipped; (4,)."""
+        action = self._expert.get_action(self._state)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        """Returns the present frame, `(64, 64, 3)` uint8."""
+        return self._frame()
+
+    def close(self) -> None:
+        """Frees the renderer; close one RealEnv before making the next in the same process."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+            self._sim.close()
+
+    def _frame(self) -> np.ndarray:
+        self._renderer.update_scene(self._sim.data, camera=self._camera)
+        return self._renderer.render().copy()

@@ -1,0 +1,63 @@
+"""Open-loop replay: a real episode's first frame and actions, imagined by the world model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from training.episodes import Episode
+from world4rl_gym.denoiser import Denoiser
+from world4rl_gym.noise import row_noise
+from world4rl_gym.pixels import channels_first, channels_last
+from world4rl_gym.scheduler import EulerScheduler
+from world4rl_gym.world_model import sample_next_frame
+
+
+def replay(
+    denoiser: Denoiser,
+    scheduler: EulerScheduler,
+    episodes: Sequence[Episode],
+    num_inference_steps: int,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[np.ndarray]:
+    """Imagines every episode from its first frame and its own actions.
+
+    Args:
+        denoiser: The denoiser.
+        scheduler: Its sampler.
+        episodes: Episodes, all of one length.
+        num_inference_steps: Denoising steps a frame.
+        seed: Seed of the denoising noise.
+        batch_size: Episodes imagined together.
+
+    Returns:
+        For each episode `(T + 1, H, W, 3)` uint8; frame 0 is the real one.
+    """
+    rollouts: list[np.ndarray] = []
+    length = denoiser.config.context_length
+    for first in range(0, len(episodes), batch_size):
+        batch = episodes[first : first + batch_size]
+        start = channels_first(torch.from_numpy(np.stack([e.frames[0] for e in batch])))
+        actions = torch.from_numpy(np.stack([e.actions for e in batch]))
+        padded = torch.cat(
+            [actions.new_zeros(len(batch), length - 1, actions.shape[2]), actions], 1
+        )
+        frames = [start] * length
+        seeds = torch.arange(first, first + len(batch)) + seed * 100_003
+        for t in range(actions.shape[1]):
+            noise = row_noise(seeds, torch.full_like(seeds, t), tuple(start.shape[1:]))
+            frames.append(
+                sample_next_frame(
+                    denoiser,
+                    scheduler,
+                    torch.stack(frames[-length:], dim=1),
+                    padded[:, t : t + length],
+                    noise,
+                    num_inference_steps,
+                )
+            )
+        rollouts.extend(channels_last(torch.stack(frames[length - 1 :], dim=1)).numpy())
+    return rollouts

@@ -1,0 +1,45 @@
+"""A run's settings, kept beside its output, so that a folder never mixes two runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """An output folder belongs to a run with other settings; the message shows the difference."""
+
+
+def keep_settings(args: Any, out: Path, name: str = "settings.json") -> None:
+    """Writes the resolved arguments to `out`, or checks them against those written there.
+
+    Args:
+        args: A dataclass of arguments; values become JSON, paths and tuples as strings and lists.
+        out: The output folder; made where it is missing.
+        name: The file's name.
+
+    Raises:
+        SettingsError: The folder holds other settings; nothing is changed.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    path = out / name
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text())
+        except ValueError as error:
+            raise SettingsError(f"{path}: not readable JSON ({error})") from None
+        differences = [
+            f"{key}: {kept.get(key)!r} there, {settings.get(key)!r} now"
+            for key in sorted(set(kept) | set(settings))
+            if kept.get(key) != settings.get(key)
+        ]
+        if differences:
+            raise SettingsError(
+                f"{out}: holds a run with other settings ({'; '.join(differences)}); "
+                "choose another folder, or remove this one"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,234 @@
+"""Trains the reward head: which frames show the task solved?
+
+    python -m training.train_reward_head --episodes data/episodes --out runs/reward_head
+
+The threshold is chosen on validation episodes, as the one that calls fewest of them wrongly; the
+figures are of test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
+training episodes are learned from as well, with the labels of the real frames.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from training.checkpoints import Checkpoints, StopRequest, locked
+from training.clone_policy import random_shift
+from training.episodes import Episode, EpisodeError, load_episodes
+from training.metrics import auroc, expected_calibration_error, rate
+from training.replay import replay
+from training.settings import keep_settings
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.hub import load_component, save_component
+from world4rl_gym.pixels import channels_first, to_float
+from world4rl_gym.reward import RewardHead, RewardHeadConfig
+from world4rl_gym.scheduler import EulerScheduler
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.train_reward_head`.
+
+    Attributes:
+        out: Folder of checkpoints, figures and, at the end, `reward_head/`.
+        episodes: Folder of episodes.
+        tasks: Tasks; none given means all found.
+        denoiser: Folder that holds `denoiser/`, to learn from imagined frames as well.
+        steps: Gradient steps.
+        batch_size: Frames a step.
+        learning_rate: AdamW's peak, decayed to zero by a cosine.
+        checkpoint_every: Steps between checkpoints.
+        skip_bad: Leave broken episode files out rather than refuse.
+        seed: Seed of weights and batches.
+    """
+
+    out: Path
+    episodes: Path = Path("data/episodes")
+    tasks: tuple[str, ...] = ()
+    denoiser: Path | None = None
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    checkpoint_every: int = 500
+    skip_bad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFrames:
+    """`(N, 3, H, W)` uint8 frames and whether each shows the task solved, `(N,)` float32."""
+
+    frames: Tensor
+    solved: Tensor
+
+
+def labelled(
+    episodes: Sequence[Episode], imagined: Sequence[np.ndarray] | None = None
+) -> LabelledFrames:
+    """Every frame after an action, real or as imagined in replay, with its label."""
+    frames = [e.frames for e in episodes] if imagined is None else imagined
+    pixels = channels_first(torch.from_numpy(np.concatenate([f[1:] for f in frames])))
+    solved = torch.from_numpy(np.concatenate([e.success for e in episodes])).float()
+    if not 0 < float(solved.sum()) < len(solved):
+        raise EpisodeError("success: expected both solved and unsolved frames among the episodes")
+    return LabelledFrames(pixels, solved)
+
+
+def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> RewardHead:
+    """Fits the head; half of each batch is solved frames, and the loss is weighted back.
+
+    Args:
+        args: The command line.
+        pools: Sources of frames, drawn from in turn.
+        frame_size: Height and width of the frames.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        head = RewardHead(RewardHeadConfig(frame_size)).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(head).requires_grad_(False)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=1e-2)
+    fingerprint = {
+        "frames": [len(pool.frames) for pool in pools],
+        "solved": [int(pool.solved.sum()) for pool in pools],
+        **{k: getattr(args, k) for k in ("steps", "batch_size", "learning_rate", "seed")},
+    }
+    checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
+    state = checkpoints.load_newest()
+    first = 0
+    if state:
+        first = state["step"]
+        head.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+    positives = [pool.solved.nonzero().squeeze(1) for pool in pools]
+    negatives = [(pool.solved == 0).nonzero().squeeze(1) for pool in pools]
+    bar = tqdm(
+        range(first, args.steps), initial=first, total=args.steps, desc="reward head", unit="step"
+    )
+    head.train()
+    with StopRequest() as stop:
+        for step in bar:
+            generator = torch.Generator().manual_seed(args.seed * 100_003 + step)
+            pool, yes, no = (x[step % len(pools)] for x in (pools, positives, negatives))
+            half = args.batch_size // 2
+            rows = torch.cat(
+                [
+                    yes[torch.randint(len(yes), (half,), generator=generator)],
+                    no[torch.randint(len(no), (args.batch_size - half,), generator=generator)],
+                ]
+            )
+            frames = random_shift(pool.frames[rows], 2, generator)
+            share = len(yes) / len(pool.frames)
+            weight = torch.where(pool.solved[rows] > 0, 2 * share, 2 * (1 - share))
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * 0.5 * (1 + np.cos(np.pi * step / args.steps))
+            with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
+                torch.manual_seed(args.seed * 100_003 + step)  # dropout
+                logits = head(to_float(frames))
+            loss = F.binary_cross_entropy_with_logits(logits, pool.solved[rows], weight)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                decay = min(0.995, (1 + step) / (10 + step))
+                for average, value in zip(ema.parameters(), head.parameters(), strict=True):
+                    average.lerp_(value, 1 - decay)
+            if step % 50 == 0:
+                bar.set_postfix(loss=f"{loss.item():.4f}")
+            done = step + 1
+            if done % args.checkpoint_every == 0 or stop.signal:
+                checkpoints.save(
+                    done,
+                    {
+                        "model": head.state_dict(),
+                        "ema": ema.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                    },
+                )
+            if stop.signal:
+                print(f"stopped at step {done}; the same command goes on from there")
+                raise SystemExit(128 + stop.signal)
+    return ema.eval()
+
+
+@torch.no_grad()
+def probabilities(head: RewardHead, frames: Tensor) -> np.ndarray:
+    """Success probability of `(N, 3, H, W)` uint8 frames, `(N,)`."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([head.success_probability(f) for f in frames.split(512)]).numpy()
+
+
+def choose_threshold(scores: np.ndarray, solved: np.ndarray) -> float:
+    """The threshold, of those between 0.05 and 0.95, that calls fewest frames wrongly.
+
+    Among equals the middle one is taken.
+    """
+    grid = np.linspace(0.05, 0.95, 91)
+    wrong = np.array([((scores >= t) != (solved > 0)).sum() for t in grid])
+    best = grid[wrong == wrong.min()]
+    return round(float(best[len(best) // 2]), 2)
+
+
+def figures(scores: np.ndarray, solved: np.ndarray, threshold: float) -> dict[str, Any]:
+    """AUROC, calibration error, and false positives and negatives with their 95 % intervals."""
+    solved = solved > 0
+    called = scores >= threshold
+    return {
+        "frames": len(scores),
+        "solved": int(solved.sum()),
+        "auroc": round(auroc(scores, solved), 5),
+        "ece": round(expected_calibration_error(scores, solved), 5),
+        "false_positive": dataclasses.asdict(rate(called[~solved], 5)),
+        "false_negative": dataclasses.asdict(rate(~called[solved], 5)),
+    }
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    splits = {
+        split: load_episodes(args.episodes, split, args.tasks or None, skip_bad=args.skip_bad)
+        for split in ("train", "validation", "test")
+    }
+    frame_size = splits["train"][0].frames.shape[1]
+    with locked(args.out):
+        keep_settings(args, args.out)
+        pools = [labelled(splits["train"])]
+        if args.denoiser:
+            denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
+            some = splits["train"][::3]
+            print(f"imagining {len(some)} training episodes")
+            pools.append(labelled(some, replay(denoiser, EulerScheduler(), some, 1)))
+        head = train(args, pools, frame_size)
+        validation = labelled(splits["validation"])
+        threshold = choose_threshold(
+            probabilities(head, validation.frames), validation.solved.numpy()
+        )
+        result: dict[str, Any] = {"threshold": threshold}
+        for task in ("all", *sorted({e.task for e in splits["test"]})):
+            episodes = [e for e in splits["test"] if task in ("all", e.task)]
+            test = labelled(episodes)
+            result[task] = figures(probabilities(head, test.frames), test.solved.numpy(), threshold)
+        save_component(head, args.out / "reward_head")
+        (args.out / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""Trains the diffusion world model's denoiser on episodes.
+
+    python -m training.train_world_model --episodes data/episodes --out runs/denoiser
+    accelerate launch -m training.train_world_model ...      # several GPUs or machines
+
+The same command goes on from the newest checkpoint. All randomness of a step is a function of the
+seed and the step, so that an interrupted run ends with the very weights of an uninterrupted one.
+The first part of training predicts one frame from true context; the rest unrolls several frames,
+each predicted from the model's own predictions (as DIAMOND does, arXiv 2405.12399), which limits
+drift. Knows nothing of rewards and of policies.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from training.checkpoints import Checkpoints, RunError, StopRequest, locked
+from training.episodes import load_episodes
+from training.pictures import save_comparison
+from training.settings import keep_settings
+from training.windows import WindowBatch, Windows
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.hub import save_component
+from world4rl_gym.pixels import to_float
+from world4rl_gym.scheduler import EulerScheduler
+
+MOST_BAD_STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.train_world_model`.
+
+    Attributes:
+        out: Folder of checkpoints, logs, pictures and, at the end, `denoiser/`.
+        episodes: Folder of episodes.
+        tasks: Tasks to train on; none given means all found.
+        steps: Optimizer steps.
+        batch_size: Windows of one predicted frame a step in the first part of training, over all
+            processes.
+        autoregressive_steps: Frames unrolled in the second part of training.
+        autoregressive_batch_size: Windows a step there.
+        autoregressive_from: Fraction of training after which frames are unrolled.
+        learning_rate: AdamW's peak; a linear warm-up, then a cosine down to zero.
+        warmup: Steps of warm-up.
+        weight_decay: AdamW's.
+        ema: Decay of the averaged weights, which are the ones that ship.
+        log_sigma_mean: Mean of the training noise levels' logarithm.
+        log_sigma_deviation: Its deviation.
+        channels: Width of each level of the U-Net.
+        layers_per_block: Residual blocks a level.
+        patch_size: Side of the patches that become channels.
+        precision: "bf16" or "no", as Accelerate names them.
+        checkpoint_every: Steps between checkpoints.
+        picture_every: Steps between side-by-side pictures; 0 makes none.
+        skip_bad: Leave broken episode files out, and say how many, rather than refuse.
+        seed: Seed of weights, batches and noise.
+    """
+
+    out: Path
+    episodes: Path = Path("data/episodes")
+    tasks: tuple[str, ...] = ()
+    steps: int = 10_000
+    batch_size: int = 32
+    autoregressive_steps: int = 4
+    autoregressive_batch_size: int = 16
+    autoregressive_from: float = 0.65
+    learning_rate: float = 5e-4
+    warmup: int = 200
+    weight_decay: float = 1e-2
+    ema: float = 0.998
+    log_sigma_mean: float = 0.0
+    log_sigma_deviation: float = 1.4
+    channels: tuple[int, ...] = (64, 128)
+    layers_per_block: int = 2
+    patch_size: int = 4
+    precision: str = "bf16"
+    checkpoint_every: int = 500
+    picture_every: int = 2000
+    skip_bad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "autoregressive_steps",
+            "autoregressive_batch_size",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 <= self.autoregressive_from <= 1:
+            raise ValueError(
+                f"autoregressive_from: expected within [0, 1], got {self.autoregressive_from}"
+            )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: expected within [0, 1), got {self.ema}")
+
+
+class RolloutLoss(nn.Module):
+    """The denoiser's loss over a window, each prediction joining the next one's context."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, frames: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Mean loss.
+
+        Args:
+            frames: `(B, C + K, 3, H, W)` float in [-1, 1].
+            actions: `(B, C + K - 1, A)`.
+            sigma: `(B, K)` noise levels.
+            noise: `(B, K, 3, H, W)` standard normal.
+        """
+        length = self.denoiser.config.context_length
+        context = list(frames[:, :length].unbind(1))
+        losses = []
+        for k in range(sigma.shape[1]):
+            loss, predicted = self.denoiser.loss(
+                noise[:, k],
+                sigma[:, k],
+                frames[:, length + k],
+                torch.stack(context[-length:], dim=1),
+                actions[:, k : k + length],
+            )
+            losses.append(loss)
+            context.append(predicted)
+        return torch.stack(losses).mean()
+
+
+@dataclasses.dataclass
+class StepInputs:
+    """Everything random of one step."""
+
+    batch: WindowBatch
+    sigma: Tensor
+    noise: Tensor
+
+
+def draw_step(args: Args, windows: Windows, step: int, process: int, processes: int) -> StepInputs:
+    """Draws a step's windows, noise levels and noise; a function of seed, step and process."""
+    generator = torch.Generator().manual_seed((args.seed * 100_003 + step) * 1009 + process)
+    first_part = step < args.autoregressive_from * args.steps
+    unrolled = 1 if first_part else args.autoregressive_steps
+    count = max(1, (args.batch_size if first_part else args.autoregressive_batch_size) // processes)
+    batch = windows.draw(count, unrolled, generator)
+    normal = torch.randn(count, unrolled, generator=generator)
+    sigma = (normal * args.log_sigma_deviation + args.log_sigma_mean).exp().clamp(2e-3, 20)
+    noise = torch.randn(count, unrolled, *batch.frames.shape[2:], generator=generator)
+    return StepInputs(batch, sigma, noise)
+
+
+def learning_rate(args: Args, step: int) -> float:
+    """Linear warm-up, then half a cosine down to zero at the last step."""
+    if step < args.warmup:
+        return args.learning_rate * (step + 1) / args.warmup
+    progress = (step - args.warmup) / max(1, args.steps - args.warmup)
+    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Moves the averaged weights towards the model's, faster while training is young."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for average, value in zip(ema.parameters(), model.parameters(), strict=True):
+            average.lerp_(value, 1 - decay)
+
+
+def train(args: Args) -> Path:
+    """Trains to the end, or to the first SIGTERM or Ctrl-C.
+
+    Returns:
+        The folder of the finished denoiser.
+
+    Raises:
+        EpisodeError: Episodes are missing or broken.
+        SettingsError, RunError: The folder belongs to another run, or is in use, or the loss is NaN
+            several steps in a row.
+        SystemExit: The run was stopped by a signal, after a checkpoint.
+    """
+    accelerator = Accelerator(mixed_precision=args.precision)
+    main_process = accelerator.is_main_process
+    episodes = load_episodes(args.episodes, "train", args.tasks or None, skip_bad=args.skip_bad)
+    held_out = (
+        load_episodes(args.episodes, "validation", args.tasks or None)
+        if (args.picture_every)
+        else []
+    )
+    config = DenoiserConfig(
+        frame_size=episodes[0].frames.shape[1],
+        action_size=episodes[0].actions.shape[1],
+        channels=args.channels,
+        layers_per_block=args.layers_per_block,
+        patch_size=args.patch_size,
+    )
+    windows = Windows(episodes, config.context_length)
+    config = dataclasses.replace(
+        config, residual_scale=round(windows.residual_deviation() / config.sigma_data, 6)
+    )
+    torch.manual_seed(args.seed)
+    denoiser = Denoiser(config).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(denoiser).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
+    with locked(args.out / f"process-{accelerator.process_index}"):
+        if main_process:
+            keep_settings(args, args.out)
+        fingerprint = {"data": windows.fingerprint(), **_plain(args)}
+        checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
+        state = checkpoints.load_newest()
+        step = 0
+        if state:
+            step = state["step"]
+            denoiser.load_state_dict(state["model"])
+            ema.load_state_dict(state["ema"])
+            optimizer.load_state_dict(state["optimizer"])
+            accelerator.print(f"resuming at step {step} of {args.steps}")
+        ema.to(accelerator.device)
+        loss_module, optimizer = accelerator.prepare(RolloutLoss(denoiser), optimizer)
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        accelerator.print(
+            f"{len(episodes)} episodes, {len(windows.frames)} frames, {parameters / 1e6:.2f} M "
+            f"parameters, residual scale {config.residual_scale:.4f}, {accelerator.device}"
+        )
+        log = _Log(args.out, step) if main_process else None
+        bar = tqdm(
+            total=args.steps,
+            initial=step,
+            unit="step",
+            desc="world model",
+            disable=not main_process,
+            mininterval=1.0,
+        )
+        bad = 0
+        with StopRequest() as stop:
+            while step < args.steps:
+                inputs = draw_step(
+                    args, windows, step, accelerator.process_index, accelerator.num_processes
+                )
+                loss = _optimize(accelerator, loss_module, optimizer, inputs, args, step)
+                if math.isfinite(loss):
+                    bad = 0
+                    update_ema(ema, denoiser, args.ema, step)
+                else:
+                    bad += 1
+                    print(f"step {step}: the loss is {loss}; the step is skipped")
+                    if bad == MOST_BAD_STEPS:
+                        raise RunError(
+                            f"the loss was not finite {bad} steps in a row, the last at step "
+                            f"{step} (seed {args.seed}); nothing of it was saved"
+                        )
+                step += 1
+                bar.update()
+                if log:
+                    log.write(step, loss, learning_rate(args, step))
+                    if step % 20 == 0:
+                        bar.set_postfix(loss=f"{log.average:.4f}")
+                saving = step % args.checkpoint_every == 0 or step == args.steps
+                if main_process and (saving or stop.signal) and not bad:
+                    checkpoints.save(
+                        step,
+                        {
+                            "model": denoiser.state_dict(),
+                            "ema": ema.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                        },
+                    )
+                if stop.signal:
+                    print(f"stopped at step {step}; the same command goes on from there")
+                    raise SystemExit(128 + stop.signal)
+                if main_process and held_out and step % args.picture_every == 0:
+                    path = args.out / "pictures" / f"step-{step:06d}.png"
+                    image = save_comparison(ema, EulerScheduler(), held_out, path)
+                    log.tensorboard.add_image("rollout", image, step, dataformats="HWC")
+        if main_process:
+            save_component(ema, args.out / "denoiser")
+            accelerator.print(f"done: {args.out / 'denoiser'}")
+    return args.out / "denoiser"
+
+
+def _optimize(
+    accelerator: Accelerator,
+    loss_module: nn.Module,
+    optimizer: Any,
+    inputs: StepInputs,
+    args: Args,
+    step: int,
+) -> float:
+    """One optimizer step; skipped, with the loss returned all the same, where it is not finite."""
+    device = accelerator.device
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(args, step)
+    with accelerator.autocast():
+        loss = loss_module(
+            to_float(inputs.batch.frames.to(device)),
+            inputs.batch.actions.to(device),
+            inputs.sigma.to(device),
+            inputs.noise.to(device),
+        )
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(loss_module.parameters(), 1.0)
+    value = float(accelerator.reduce(loss.detach(), "mean"))
+    if not math.isfinite(float(norm)):
+        return float("nan")
+    if math.isfinite(value):
+        optimizer.step()
+    return value
+
+
+class _Log:
+    """Losses as `losses.csv` (cut back to the resumed step) and for TensorBoard."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "losses.csv"
+        kept = path.read_text().splitlines()[1 : step + 1] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("\n".join(["step,loss,learning_rate,seconds", *kept]) + "\n")
+        os.replace(partial, path)
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - lives as long as the run
+        self._csv = csv.writer(self._file)
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._began = time.monotonic()
+        self.average = float("nan")
+
+    def write(self, step: int, loss: float, rate: float) -> None:
+        """Appends one step."""
+        if math.isfinite(loss):
+            young = math.isnan(self.average)
+            self.average = loss if young else 0.99 * self.average + 0.01 * loss
+        seconds = time.monotonic() - self._began
+        self._csv.writerow([step, repr(loss), f"{rate:.3e}", f"{seconds:.1f}"])
+        if step % 20 == 0:
+            self._file.flush()
+            self.tensorboard.add_scalar("loss", loss, step)
+            self.tensorboard.add_scalar("learning_rate", rate, step)
+
+
+def _plain(args: Args) -> dict[str, Any]:
+    """The settings that make a run what it is; not where and how often it saves."""
+    ignored = {"out", "episodes", "checkpoint_every", "picture_every", "skip_bad"}
+    values = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def main() -> None:
+    """Runs the command line."""
+    train(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""The imagined environment for one row: a Gymnasium `Env` over a batch of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from world4rl_gym.faces import (
+    check_render_arguments,
+    check_reset_options,
+    enlarge,
+    make_spaces,
+    to_observation,
+)
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+
+class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
+    """
+    ## Description
+    A robot manipulation task as a diffusion world model imagines it: every step, a denoiser
+    predicts the next camera frame from the last few frames and actions, and a reward head tells
+    whether the frame shows the task solved. The method is World4RL (arXiv 2509.19080). The
+    embedded default imagines six Meta-World tasks: coffee-pull, soccer, hammer, door-lock,
+    lever-pull and handle-pull. What succeeds here need not succeed in reality; the model card has
+    the measured gap.
+
+    ## Action Space
+    `Box(-1, 1, (A,), float32)`. For the embedded default A is 4: the hand's displacement in x, y
+    and z, and the gripper's effort. Values outside are clipped.
+
+    ## Observation Space
+    `Box(0, 255, (H, W, 3), uint8)`, the camera frame; 64 x 64 for the embedded default.
+
+    ## Rewards
+    1.0 when the reward head's success probability reaches `success_threshold`, else 0.0.
+
+    ## Starting State
+    A context drawn from the world model's initial frames: real first frames ("start"), or also
+    contexts from within demonstrations, with their true action history ("anywhere").
+    `reset(options={"initial_frame": i, "task": name})` chooses one.
+
+    ## Episode End
+    1. Termination: success.
+    2. Truncation: after `max_episode_steps` steps without success.
+
+    ## Information
+    `reset` tells `task` and `initial_frame`, the index of the context drawn; `step` tells `task`,
+    `success_probability` and `is_success`.
+
+    ## Arguments
+    ```python
+    import gymnasium as gym
+    import world4rl_gym
+
+    env = gym.make("World4RL-Imagined-v0", task="hammer")
+    ```
+    `gym.make(max_episode_steps=...)` adds Gymnasium's own time limit, which can shorten an episode;
+    `gym.make_vec` and this class take the horizon itself.
+
+    Args:
+        world_model: None (the embedded default), a folder, a Hub id, or a `WorldModel`.
+        revision: Branch, tag or commit on the Hub.
+        task: None (any of the model's tasks), a name, or several.
+        initial_frames: "start", "anywhere", or `InitialFrames` of one's own.
+        max_episode_steps: Horizon; None takes the model's (50 for the embedded default).
+        num_inference_steps: Denoising steps a frame; None takes the model's number.
+        success_threshold: Probability that counts as success; None takes the model's.
+        device: Where to compute; None stays where the model is.
+        micro_batch_size: See `Imagination`; set alike here and in a vector env, rows agree exactly.
+        render_mode: None or "rgb_array".
+        render_scale: Integer enlargement of rendered frames.
+
+    Raises:
+        WorldModelError: The world model cannot be loaded.
+        ValueError: An argument is out of range; the message lists what is valid.
+
+    ## Version History
+    * v0: Initial version.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self,
+        world_model: str | os.PathLike[str] | WorldModel | None = None,
+        revision: str | None = None,
+        task: str | Sequence[str] | None = None,
+        initial_frames: str | InitialFrames = "start",
+        max_episode_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        success_threshold: float | None = None,
+        device: str | torch.device | None = None,
+        micro_batch_size: int | None = None,
+        render_mode: str | None = None,
+        render_scale: int = 4,
+    ) -> None:
+        check_render_arguments(self.metadata, render_mode, render_scale)
+        self.imagination = Imagination(
+            1,
+            world_model,
+            revision=revision,
+            task=task,
+            initial_frames=initial_frames,
+            max_episode_steps=max_episode_steps,
+            num_inference_steps=num_inference_steps,
+            success_threshold=success_threshold,
+            device=device,
+            micro_batch_size=micro_batch_size,
+        )
+        self.render_mode = render_mode
+        self.render_scale = render_scale
+        self.observation_space, self.action_space = make_spaces(self.imagination.world_model)
+        self._over = False
+        self._closed = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode.
+
+        Args:
+            seed: Seeds the env's generator, from which start and denoising noise are drawn.
+            options: `initial_frame` (an index) and `task` (a name) choose the start.
+
+        Returns:
+            The first frame `(H, W, 3)` uint8, and info.
+
+        Raises:
+            ValueError: An option is unknown or out of range.
+        """
+        self._check_open()
+        chosen = check_reset_options(options)
+        super().reset(seed=seed)
+        self.imagination.rngs[0] = self.np_random
+        frames = self.imagination.reset(**chosen)
+        self._over = False
+        info = {
+            "task": self.imagination.tasks[0],
+            "initial_frame": int(self.imagination.drawn[0]),
+        }
+        return to_observation(frames)[0], info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Imagines one step.
+
+        Args:
+            action: `(A,)`, cast to float32 and clipped to [-1, 1].
+
+        Returns:
+            The frame `(H, W, 3)` uint8, reward, terminated, truncated and info.
+
+        Raises:
+            ResetNeeded: No episode is under way.
+            ValueError: The action has the wrong shape or is not finite; nothing has changed.
+        """
+        self._check_open()
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over; call reset() before step()")
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise ValueError(
+                f"action: expected shape {self.action_space.shape}, got {action.shape}"
+            )
+        result = self.imagination.step(action[None])
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
+        self._over = terminated or truncated
+        info = {
+            "task": self.imagination.tasks[0],
+            "success_probability": float(result.success_probability[0]),
+            "is_success": terminated,
+        }
+        frame = to_observation(result.frames)[0]
+        return frame, float(result.reward[0]), terminated, truncated, info
+
+    def render(self) -> np.ndarray | None:
+        """Returns the present frame, enlarged, when `render_mode` is "rgb_array"."""
+        self._check_open()
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without a render_mode")
+            return None
+        return enlarge(to_observation(self.imagination.frames)[0], self.render_scale)
+
+    def close(self) -> None:
+        """Ends the env; further calls of `reset` and `step` are errors."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise gym.error.Error("the env is closed")

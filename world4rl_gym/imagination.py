@@ -1,0 +1,323 @@
+"""The one batched core: every rule of an imagined episode, in torch.
+
+`env.py`, `vector_env.py` and `sb3.py` only translate what happens here; code that keeps its tensors
+on a GPU uses it directly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from torch import Tensor
+
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.noise import row_noise
+from world4rl_gym.world_model import WorldModel
+
+# OpenMP's threads do not survive a fork; without this, torch waits for them in the child for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImaginedStep:
+    """What one step of `B` rows gave.
+
+    Attributes:
+        frames: `(B, 3, H, W)` uint8, the frames after the step.
+        reward: `(B,)` float32, 1.0 where the frame counts as solved, else 0.0.
+        terminated: `(B,)` bool, the same as `reward > 0`.
+        truncated: `(B,)` bool, at the horizon where the row is not terminated.
+        success_probability: `(B,)` float32 in [0, 1].
+    """
+
+    frames: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    success_probability: Tensor
+
+
+class Imagination:
+    """Imagined episodes of `num_envs` rows, stepped together; torch in, torch out.
+
+    Every row has a numpy generator, which draws its start and the seed of its episode's denoising
+    noise, and nothing else: a row's episodes do not depend on the other rows.
+
+    Args:
+        num_envs: Number of rows B.
+        world_model: None (the embedded default), a folder, a Hub id, or a `WorldModel`.
+        revision: Branch, tag or commit on the Hub.
+        task: None (any of the model's tasks), a name, or several.
+        initial_frames: "start" (real episode starts), "anywhere" (any demonstrated context), or
+            `InitialFrames` of one's own.
+        max_episode_steps: Horizon; None takes the model's.
+        num_inference_steps: Denoising steps a frame; None takes the model's number.
+        success_threshold: Success probability that counts as solved; None takes the model's.
+        device: Where to compute; None stays where the model is.
+        micro_batch_size: Rows computed at a time, the last batch padded. None computes all rows at
+            once; a number makes a row's frames exactly independent of how many rows there are.
+
+    Raises:
+        WorldModelError: The world model cannot be loaded.
+        ValueError: An argument is out of range; the message lists what is valid.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        world_model: str | os.PathLike[str] | WorldModel | None = None,
+        *,
+        revision: str | None = None,
+        task: str | Sequence[str] | None = None,
+        initial_frames: str | InitialFrames = "start",
+        max_episode_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        success_threshold: float | None = None,
+        device: str | torch.device | None = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        if not isinstance(world_model, WorldModel):
+            world_model = WorldModel.from_pretrained(world_model, revision=revision)
+        config = world_model.config
+        self.num_envs = _integer("num_envs", num_envs, 1, 1_000_000)
+        self.max_episode_steps = _integer(
+            "max_episode_steps",
+            config.max_episode_steps if max_episode_steps is None else max_episode_steps,
+            1,
+            1_000_000,
+        )
+        self.num_inference_steps = _integer(
+            "num_inference_steps",
+            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            1,
+            100,
+        )
+        self.micro_batch_size = (
+            None
+            if micro_batch_size is None
+            else _integer("micro_batch_size", micro_batch_size, 1, 65_536)
+        )
+        threshold = config.success_threshold if success_threshold is None else success_threshold
+        if (
+            isinstance(threshold, bool)
+            or not isinstance(threshold, (int, float))
+            or not (0 < threshold < 1)
+        ):
+            raise ValueError(f"success_threshold: expected in (0, 1), got {threshold!r}")
+        self.success_threshold = float(threshold)
+        self.device = _device(device) if device is not None else world_model.device
+        self.world_model = world_model.to(self.device)
+        self._set_initial_frames(initial_frames, task)
+
+        length, size = world_model.context_length, world_model.frame_size
+        rows = self.num_envs
+        self._frames = torch.zeros(
+            rows, length, 3, size, size, dtype=torch.uint8, device=self.device
+        )
+        self._actions = torch.zeros(
+            rows, length, world_model.action_size, dtype=torch.float32, device=self.device
+        )
+        self._steps = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._noise_seeds = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._started = np.zeros(rows, dtype=bool)
+        self.drawn = np.zeros(rows, dtype=np.int64)
+        """Index, among the initial frames, of the context that each row's episode began from."""
+        self.rngs = [seeding.np_random()[0] for _ in range(rows)]
+        """The rows' generators; replace one to seed its row."""
+
+    def _set_initial_frames(
+        self, initial_frames: str | InitialFrames, task: str | Sequence[str] | None
+    ) -> None:
+        own = self.world_model.initial_frames
+        if isinstance(initial_frames, InitialFrames):
+            expected = (own.frames.shape[1:], own.actions.shape[1:])
+            got = (initial_frames.frames.shape[1:], initial_frames.actions.shape[1:])
+            if expected != got:
+                raise ValueError(
+                    f"initial_frames: expected frames {tuple(expected[0])} and actions "
+                    f"{tuple(expected[1])} a context, got {tuple(got[0])} and {tuple(got[1])}"
+                )
+            self.initial_frames, kind = initial_frames, "anywhere"
+        elif isinstance(initial_frames, str):
+            self.initial_frames, kind = own, initial_frames
+        else:
+            raise ValueError(
+                "initial_frames: expected 'start', 'anywhere' or InitialFrames, "
+                f"got {type(initial_frames).__name__}"
+            )
+        if task is None:
+            names = [self.initial_frames.tasks[i] for i in self.initial_frames.task_ids.unique()]
+        else:
+            names = [task] if isinstance(task, str) else list(task)
+        if not names:
+            raise ValueError("task: expected None, a name, or several; got an empty sequence")
+        self._kind = kind
+        self.candidates = self.initial_frames.select(kind, names)
+        """Indices of the contexts that episodes are drawn from."""
+        self.initial_frames = self.initial_frames.to(self.device)
+        self._task_ids = self.initial_frames.task_ids.cpu().numpy()
+
+    @property
+    def frames(self) -> Tensor:
+        """The rows' present frames, `(B, 3, H, W)` uint8, a copy."""
+        return self._frames[:, -1].clone()
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the rows' present episodes."""
+        return [self.initial_frames.tasks[i] for i in self._task_ids[self.drawn]]
+
+    def reset(
+        self,
+        mask: Tensor | np.ndarray | None = None,
+        *,
+        initial_frame: int | Sequence[int] | np.ndarray | None = None,
+        task: str | None = None,
+    ) -> Tensor:
+        """Begins new episodes.
+
+        Args:
+            mask: `(B,)` bool, the rows to reset; None resets all.
+            initial_frame: Index of the context to begin from, instead of drawing one; or one index
+                for each of the B rows.
+            task: Draw from this task's contexts only.
+
+        Returns:
+            `(B, 3, H, W)` uint8, the present frames of all rows.
+
+        Raises:
+            ValueError: The index or task is unknown, or they contradict each other.
+        """
+        rows = (
+            np.arange(self.num_envs)
+            if mask is None
+            else np.flatnonzero(torch.as_tensor(mask).cpu().numpy())
+        )
+        if initial_frame is None or np.ndim(initial_frame) == 0:
+            choices = [self._candidates(initial_frame, task)] * self.num_envs
+        elif np.shape(initial_frame) == (self.num_envs,):
+            choices = [self._candidates(index, task) for index in np.asarray(initial_frame)]
+        else:
+            raise ValueError(
+                f"initial_frame: expected an index or {self.num_envs} of them, "
+                f"got shape {np.shape(initial_frame)}"
+            )
+        seeds = np.empty(len(rows), np.int64)
+        for i, row in enumerate(rows):
+            rng = self.rngs[row]
+            self.drawn[row] = choices[row][rng.integers(len(choices[row]))]
+            seeds[i] = rng.integers(2**32)
+        where = torch.from_numpy(rows).to(self.device)
+        contexts = torch.from_numpy(self.drawn[rows]).to(self.device)
+        self._frames[where] = self.initial_frames.frames[contexts]
+        self._actions[where, :-1] = self.initial_frames.actions[contexts]
+        self._actions[where, -1] = 0.0
+        self._steps[where] = 0
+        self._noise_seeds[where] = torch.from_numpy(seeds).to(self.device)
+        self._started[rows] = True
+        return self.frames
+
+    def step(self, actions: Tensor | np.ndarray) -> ImaginedStep:
+        """Imagines one step of every row.
+
+        Args:
+            actions: `(B, A)`, cast to float32 and clipped to [-1, 1].
+
+        Raises:
+            ResetNeeded: A row has not been reset yet.
+            ValueError: The shape is wrong or a value is not finite; the state is unchanged.
+        """
+        if not self._started.all():
+            raise ResetNeeded("reset() must be called before step()")
+        self._actions[:, -1] = self.checked_actions(actions)
+        next_frames = self._predict()
+        self._frames = torch.cat([self._frames[:, 1:], next_frames.unsqueeze(1)], dim=1)
+        self._actions = torch.cat([self._actions[:, 1:], self._actions[:, -1:]], dim=1)
+        self._steps = self._steps + 1
+        probability = self._in_micro_batches(
+            lambda frames: self.world_model.success_probability(frames), next_frames
+        )
+        terminated = probability >= self.success_threshold
+        truncated = (self._steps >= self.max_episode_steps) & ~terminated
+        return ImaginedStep(
+            next_frames.clone(), terminated.float(), terminated, truncated, probability
+        )
+
+    def checked_actions(self, actions: Tensor | np.ndarray) -> Tensor:
+        """Returns `(B, A)` float32 actions, clipped, on the core's device, or raises ValueError."""
+        expected = (self.num_envs, self.world_model.action_size)
+        tensor = torch.as_tensor(actions)
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"actions: expected shape {expected}, got {tuple(tensor.shape)}")
+        tensor = tensor.to(device=self.device, dtype=torch.float32)
+        if not bool(tensor.isfinite().all()):
+            raise ValueError("actions: expected finite values, got NaN or infinity")
+        return tensor.clamp(-1.0, 1.0)
+
+    def _candidates(self, initial_frame: object, task: str | None) -> np.ndarray:
+        candidates = self.candidates
+        if task is not None:
+            allowed = self.initial_frames.select(self._kind, [task])
+            candidates = candidates[np.isin(candidates, allowed)]
+            if not len(candidates):
+                raise ValueError(f"task: this env does not draw from {task!r}")
+        if initial_frame is None:
+            return candidates
+        count = len(self.initial_frames)
+        index = _integer("initial_frame", initial_frame, 0, count - 1)
+        if task is not None and self.initial_frames.tasks[self._task_ids[index]] != task:
+            raise ValueError(f"initial_frame: {index} is not a context of {task!r}")
+        return np.array([index])
+
+    def _predict(self) -> Tensor:
+        shape = tuple(self._frames.shape[2:])
+        return self._in_micro_batches(
+            lambda frames, actions, seeds, steps: self.world_model.predict(
+                frames, actions, row_noise(seeds, steps, shape), self.num_inference_steps
+            ),
+            self._frames,
+            self._actions,
+            self._noise_seeds,
+            self._steps,
+        )
+
+    def _in_micro_batches(self, function, *tensors: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        size = self.micro_batch_size
+        if size is None:
+            return function(*tensors)
+        results = []
+        for first in range(0, self.num_envs, size):
+            chunk = [tensor[first : first + size] for tensor in tensors]
+            rows = len(chunk[0])
+            if rows < size:
+                chunk = [torch.cat([c, c[-1:].expand(size - rows, *c.shape[1:])]) for c in chunk]
+            results.append(function(*chunk)[:rows])
+        return torch.cat(results)
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected within [{low}, {high}], got {value}")
+    return int(value)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    valid = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    try:
+        chosen = torch.device(device)
+        known = chosen.type == "cpu" or (
+            chosen.type == "cuda" and (chosen.index or 0) < torch.cuda.device_count()
+        )
+    except (RuntimeError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"device: expected one of {', '.join(valid)}, got {device!r}")
+    return chosen

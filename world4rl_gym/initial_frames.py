@@ -1,0 +1,253 @@
+"""Where imagined episodes begin: real first frames, and contexts from within demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from world4rl_gym.hub import WorldModelError, read_bytes, read_tensors
+
+INITIAL_FRAMES_FILES = [
+    "initial_frames/index.safetensors",
+    "initial_frames/start.png",
+    "initial_frames/anywhere.png",
+]
+KINDS = ("start", "anywhere")
+_COLUMNS = 8
+_LARGEST_PNG = 64 * 2**20
+_MOST_CONTEXTS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialFrames:
+    """Contexts that an episode may be drawn from.
+
+    Attributes:
+        frames: `(N, T, 3, H, W)` uint8, oldest first; a real start repeats its one frame.
+        actions: `(N, T - 1, A)` float32; the true actions between the frames, zeros at a start.
+        task_ids: `(N,)` int64, indices into `tasks`.
+        is_start: `(N,)` bool; whether a context is a real episode start.
+        tasks: Names of the tasks.
+
+    Raises:
+        ValueError: Shapes, dtypes or ranges disagree; the message names the field.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    task_ids: Tensor
+    is_start: Tensor
+    tasks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        frames, actions = self.frames, self.actions
+        if (
+            frames.ndim != 5
+            or frames.shape[2] != 3
+            or frames.dtype != torch.uint8
+            or not len(frames)
+        ):
+            raise ValueError(
+                "initial frames: expected (N >= 1, T, 3, H, W) uint8, "
+                f"got {tuple(frames.shape)} {frames.dtype}"
+            )
+        count, length = frames.shape[:2]
+        if actions.ndim != 3 or actions.shape[:2] != (count, length - 1):
+            raise ValueError(
+                f"initial actions: expected ({count}, {length - 1}, A), got {tuple(actions.shape)}"
+            )
+        if not bool((actions.abs() <= 1).all()):
+            raise ValueError("initial actions: expected values in [-1, 1]")
+        for name in ("task_ids", "is_start"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(f"{name}: expected ({count},)")
+        if int(self.task_ids.min()) < 0 or int(self.task_ids.max()) >= len(self.tasks):
+            raise ValueError(f"task_ids: expected within the {len(self.tasks)} tasks")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def to(self, device: torch.device | str) -> InitialFrames:
+        """Returns the same contexts on another device."""
+        return dataclasses.replace(
+            self,
+            frames=self.frames.to(device),
+            actions=self.actions.to(device),
+            task_ids=self.task_ids.to(device),
+            is_start=self.is_start.to(device),
+        )
+
+    def select(self, kind: str, tasks: Sequence[str]) -> np.ndarray:
+        """Returns the indices of the contexts that an episode may be drawn from.
+
+        Args:
+            kind: "start", real starts alone, or "anywhere", starts and demonstrated contexts.
+            tasks: Names of the tasks.
+
+        Returns:
+            `(M,)` int64, ascending.
+
+        Raises:
+            ValueError: `kind` or a task is unknown, or a task has no such context.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"initial_frames: expected one of {', '.join(KINDS)}, got {kind!r}")
+        allowed = self.is_start.cpu().numpy() if kind == "start" else np.ones(len(self), bool)
+        ids = self.task_ids.cpu().numpy()
+        for task in tasks:
+            if task not in self.tasks:
+                raise ValueError(f"task: expected one of {', '.join(self.tasks)}, got {task!r}")
+            if not (allowed & (ids == self.tasks.index(task))).any():
+                raise ValueError(f"initial_frames: {task!r} has no context of kind {kind!r}")
+        return np.flatnonzero(allowed & np.isin(ids, [self.tasks.index(t) for t in tasks]))
+
+    @classmethod
+    def from_starts(
+        cls, frames: np.ndarray, task: str, context_length: int, action_size: int
+    ) -> InitialFrames:
+        """Makes contexts of single frames, such as photographs of the user's own scene.
+
+        Args:
+            frames: `(N, H, W, 3)` or `(H, W, 3)` uint8.
+            task: The task that they begin.
+            context_length: Context frames T of the world model.
+            action_size: Its action components A.
+
+        Raises:
+            ValueError: The frames have another shape or dtype.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim == 3:
+            frames = frames[None]
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+            raise ValueError(
+                f"frames: expected (N, H, W, 3) uint8, got {frames.shape} {frames.dtype}"
+            )
+        pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+        return cls(
+            pixels[:, None].expand(-1, context_length, -1, -1, -1).contiguous(),
+            torch.zeros(len(frames), context_length - 1, action_size),
+            torch.zeros(len(frames), dtype=torch.int64),
+            torch.ones(len(frames), dtype=torch.bool),
+            (task,),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes `INITIAL_FRAMES_FILES`: two PNG sheets that a person can look at, and an index."""
+        from safetensors.torch import save_file
+
+        (folder / "initial_frames").mkdir(parents=True, exist_ok=True)
+        order = torch.argsort(self.is_start.to(torch.int8), descending=True, stable=True)
+        starts = int(self.is_start.sum())
+        save_file(
+            {
+                "task_ids": self.task_ids[order].contiguous(),
+                "actions": self.actions[order[starts:]].contiguous(),
+            },
+            folder / INITIAL_FRAMES_FILES[0],
+        )
+        frames = self.frames[order].movedim(2, -1).numpy()
+        _write_sheet(folder / INITIAL_FRAMES_FILES[1], frames[:starts, -1], _COLUMNS)
+        length, size = frames.shape[1], frames.shape[2:]
+        later = frames[starts:].reshape(-1, *size)
+        _write_sheet(folder / INITIAL_FRAMES_FILES[2], later, length)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        tasks: tuple[str, ...],
+        counts: tuple[int, int],
+        context_length: int,
+        action_size: int,
+        frame_size: int,
+    ) -> InitialFrames:
+        """Reads what `save` wrote.
+
+        Args:
+            folder: The world model's folder.
+            tasks: Its tasks.
+            counts: Number of starts and of later contexts, as its index says.
+            context_length: Its context frames T.
+            action_size: Its action components A.
+            frame_size: Its frames' height and width.
+
+        Raises:
+            WorldModelError: A file is missing, or contradicts the world model.
+        """
+        starts, later = counts
+        if not (1 <= starts <= _MOST_CONTEXTS and 0 <= later <= _MOST_CONTEXTS):
+            raise WorldModelError(
+                f"{folder}: initial_frames: expected 1 to {_MOST_CONTEXTS} starts and at most as "
+                f"many contexts, got {starts} and {later}"
+            )
+        index = read_tensors(
+            folder,
+            INITIAL_FRAMES_FILES[0],
+            {"task_ids": (starts + later,), "actions": (later, context_length - 1, action_size)},
+            ("I64", "F32"),
+        )
+        path = folder / INITIAL_FRAMES_FILES[0]
+        if index["task_ids"].dtype != torch.int64 or index["actions"].dtype != torch.float32:
+            raise WorldModelError(f"{path}: expected task_ids I64 and actions F32")
+        first = _read_sheet(folder, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size)
+        rest = _read_sheet(
+            folder, INITIAL_FRAMES_FILES[2], later * context_length, context_length, frame_size
+        )
+        frames = torch.cat(
+            [
+                first[:, None].expand(-1, context_length, -1, -1, -1),
+                rest.view(later, context_length, 3, frame_size, frame_size),
+            ]
+        )
+        actions = torch.cat(
+            [torch.zeros(starts, context_length - 1, action_size), index["actions"]]
+        )
+        try:
+            return cls(
+                frames, actions, index["task_ids"], torch.arange(starts + later) < starts, tasks
+            )
+        except ValueError as error:
+            raise WorldModelError(f"{path}: {error}") from None
+
+
+def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> None:
+    """Writes `(N, H, W, 3)` frames as one PNG, `columns` a row, the last row filled with black."""
+    size = frames.shape[1:3]
+    rows = max(1, -(-len(frames) // columns))
+    sheet = np.zeros((rows * columns, *size, 3), np.uint8)
+    sheet[: len(frames)] = frames
+    sheet = sheet.reshape(rows, columns, *size, 3).transpose(0, 2, 1, 3, 4)
+    Image.fromarray(sheet.reshape(rows * size[0], columns * size[1], 3)).save(path, optimize=True)
+
+
+def _read_sheet(folder: Path, name: str, count: int, columns: int, size: int) -> Tensor:
+    """Reads `count` frames back as `(N, 3, H, W)` uint8."""
+    path = folder / name
+    data = read_bytes(folder, name, _LARGEST_PNG)
+    rows = max(1, -(-count // columns))
+    expected = (columns * size, rows * size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.size != expected or image.mode != "RGB":
+            raise WorldModelError(
+                f"{path}: expected {expected[0]} x {expected[1]} RGB pixels, got "
+                f"{image.size[0]} x {image.size[1]} {image.mode}"
+            )
+        pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, WorldModelError):
+            raise
+        raise WorldModelError(f"{path}: is not a readable PNG ({error})") from None
+    frames = pixels.reshape(rows, size, columns, size, 3).transpose(0, 2, 4, 1, 3)
+    return torch.from_numpy(frames.reshape(rows * columns, 3, size, size)[:count].copy())

@@ -1,0 +1,116 @@
+"""The imagined environment as a Stable-Baselines3 `VecEnv`; needs the `sb3` extra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from world4rl_gym.vector_env import ImaginedVectorEnv
+
+
+class ImaginedVecEnv(VecEnv):
+    """`num_envs` imagined rows for SB3's algorithms, computed in one batch.
+
+    Behaves as SB3's `DummyVecEnv` over as many `ImaginedEnv`: episodes that end are reset within
+    the step, with `terminal_observation` and `TimeLimit.truncated` in their info.
+
+    Args:
+        num_envs: Number of rows.
+        **arguments: Those of `ImaginedEnv`.
+
+    Raises:
+        WorldModelError: The world model cannot be loaded.
+        ValueError: An argument is out of range; the message lists what is valid.
+    """
+
+    def __init__(self, num_envs: int, **arguments: Any) -> None:
+        arguments.setdefault("render_mode", "rgb_array")
+        self.vector_env = ImaginedVectorEnv(
+            num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **arguments
+        )
+        self._pending: np.ndarray | None = None
+        super().__init__(
+            self.vector_env.num_envs,
+            self.vector_env.single_observation_space,
+            self.vector_env.single_action_space,
+        )
+        self.metadata = self.vector_env.metadata
+
+    def reset(self) -> np.ndarray:
+        """Begins new episodes in all rows; returns `(num_envs, H, W, 3)` uint8."""
+        options = self._options[0] or None
+        if any((other or None) != options for other in self._options):
+            raise ValueError("options: expected the same options for all rows")
+        seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
+        frames, info = self.vector_env.reset(seed=seeds, options=options)
+        self.reset_infos = [_row(info, row) for row in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return frames
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes `(num_envs, A)` actions for `step_wait`."""
+        self._pending = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Imagines the step: frames, rewards `(num_envs,)` float32, dones, and a list of infos."""
+        assert self._pending is not None, "step_async() comes before step_wait()"
+        frames, reward, terminated, truncated, info = self.vector_env.step(self._pending)
+        self._pending = None
+        done = terminated | truncated
+        infos = []
+        for row in range(self.num_envs):
+            if done[row]:
+                told = _row(info["final_info"], row)
+                told["terminal_observation"] = info["final_obs"][row]
+                self.reset_infos[row] = {key: info[key][row] for key in ("task", "initial_frame")}
+            else:
+                told = _row(info, row)
+            told["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
+            infos.append(told)
+        return frames, reward.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Ends the env."""
+        self.vector_env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """The rows' present frames, enlarged."""
+        return self.vector_env.render() or [None] * self.num_envs
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The one env's attribute, once for each of the rows asked for."""
+        value = getattr(self.vector_env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute for all rows at once; they share one env."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise ValueError("indices: the rows share one env; set_attr is for all of them")
+        setattr(self.vector_env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Calls the one env's method once; every row asked for gets its result."""
+        result = getattr(self.vector_env, method_name)(*method_args, **kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
+        """Never: the rows are not wrapped one by one."""
+        return [False for _ in self._get_indices(indices)]
+
+
+def _row(info: dict[str, Any], row: int) -> dict[str, Any]:
+    """One row's info out of a vector env's."""
+    told = {}
+    for key, values in info.items():
+        if not key.startswith("_") and info.get(f"_{key}", np.zeros(row + 1, bool))[row]:
+            value = values[row]
+            told[key] = value.item() if isinstance(value, np.generic) else value
+    return told

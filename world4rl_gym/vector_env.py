@@ -1,0 +1,267 @@
+"""The imagined environment for many rows, computed in one batch: a Gymnasium `VectorEnv`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from world4rl_gym.faces import (
+    RESET_OPTIONS,
+    check_render_arguments,
+    check_reset_options,
+    enlarge,
+    make_spaces,
+    to_observation,
+)
+from world4rl_gym.imagination import Imagination, ImaginedStep
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+
+class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` rows of `ImaginedEnv`, one forward pass a step.
+
+    Row i seeded s + i follows the single env with that seed. Arguments are those of `ImaginedEnv`,
+    and:
+
+    Args:
+        num_envs: Number of rows.
+        autoreset_mode: `AutoresetMode.NEXT_STEP` (Gymnasium's default), `SAME_STEP` or `DISABLED`,
+            or its value as a string.
+
+    Raises:
+        WorldModelError: The world model cannot be loaded.
+        ValueError: An argument is out of range; the message lists what is valid.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        world_model: str | os.PathLike[str] | WorldModel | None = None,
+        revision: str | None = None,
+        task: str | Sequence[str] | None = None,
+        initial_frames: str | InitialFrames = "start",
+        max_episode_steps: int | None = None,
+        num_inference_steps: int | None = None,
+        success_threshold: float | None = None,
+        device: str | torch.device | None = None,
+        micro_batch_size: int | None = None,
+        render_mode: str | None = None,
+        render_scale: int = 4,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        check_render_arguments(self.metadata, render_mode, render_scale)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.imagination = Imagination(
+            num_envs,
+            world_model,
+            revision=revision,
+            task=task,
+            initial_frames=initial_frames,
+            max_episode_steps=max_episode_steps,
+            num_inference_steps=num_inference_steps,
+            success_threshold=success_threshold,
+            device=device,
+            micro_batch_size=micro_batch_size,
+        )
+        self.num_envs = self.imagination.num_envs
+        self.render_mode = render_mode
+        self.render_scale = render_scale
+        spaces = make_spaces(self.imagination.world_model)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space = batch_space(spaces[0], self.num_envs)
+        self.action_space = batch_space(spaces[1], self.num_envs)
+        self._seeds: list[int] = [-1] * self.num_envs
+        for row in range(self.num_envs):
+            self._seed_row(row, None)
+        self._over = np.zeros(self.num_envs, dtype=bool)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The rows' generators."""
+        return tuple(self.imagination.rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The rows' seeds."""
+        return tuple(self._seeds)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins new episodes in all rows, or in those of `options["reset_mask"]`.
+
+        Args:
+            seed: Row i is seeded `seed + i`, or with the i-th of a sequence.
+            options: `initial_frame` and `task` as for `ImaginedEnv`, and `reset_mask`,
+                `(num_envs,)` bool.
+
+        Returns:
+            `(num_envs, H, W, 3)` uint8, and info.
+
+        Raises:
+            ValueError: The mask's shape is wrong or nothing is set; the seeds are too few; an
+                option is unknown.
+            TypeError: The mask is not a bool array.
+        """
+        self._check_open()
+        chosen = check_reset_options(options, (*RESET_OPTIONS, "reset_mask"))
+        mask = self._reset_mask(chosen.pop("reset_mask", None))
+        seeds = self._row_seeds(seed)
+        saved = [self.imagination.rngs[:], self._seeds[:]]
+        for row in np.flatnonzero(mask):
+            if seeds[row] is not None:
+                self._seed_row(row, seeds[row])
+        try:
+            frames = self.imagination.reset(mask, **chosen)
+        except ValueError:
+            self.imagination.rngs, self._seeds = saved
+            raise
+        self._over[mask] = False
+        return to_observation(frames), self._reset_info(mask)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Imagines one step of every row.
+
+        Args:
+            actions: `(num_envs, A)`, cast to float32 and clipped to [-1, 1].
+
+        Returns:
+            Frames `(num_envs, H, W, 3)` uint8, rewards float64, terminated, truncated and info.
+
+        Raises:
+            ResetNeeded: A row has no episode under way (never under an autoreset).
+            ValueError: The shape is wrong or a value is not finite; nothing has changed.
+        """
+        self._check_open()
+        resetting = self._over.copy()
+        if self.autoreset_mode == AutoresetMode.DISABLED and resetting.any():
+            raise gym.error.ResetNeeded(
+                f"rows {np.flatnonzero(resetting).tolist()} are over; reset them with "
+                "options={'reset_mask': ...} before step()"
+            )
+        result = self.imagination.step(np.asarray(actions))
+        reward = result.reward.cpu().numpy().astype(np.float64)
+        terminated = result.terminated.cpu().numpy()
+        truncated = result.truncated.cpu().numpy()
+        info = self._step_info(result, ~resetting)
+        frames = result.frames
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and resetting.any():
+            frames = self.imagination.reset(resetting)
+            reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
+            _merge(info, self._reset_info(resetting))
+        over = terminated | truncated
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and over.any():
+            final = to_observation(frames)
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for row in np.flatnonzero(over):
+                final_obs[row] = final[row]
+            final_info = self._step_info(result, over)
+            info = self._step_info(result, ~over) if (~over).any() else {}
+            info.update(final_obs=final_obs, _final_obs=over.copy())
+            info.update(final_info=final_info, _final_info=over.copy())
+            frames = self.imagination.reset(over)
+            _merge(info, self._reset_info(over))
+            self._over = np.zeros(self.num_envs, dtype=bool)
+        else:
+            self._over = over.copy()
+        return to_observation(frames), reward, terminated, truncated, info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Returns the rows' present frames, enlarged, when `render_mode` is "rgb_array"."""
+        self._check_open()
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without a render_mode")
+            return None
+        frames = to_observation(self.imagination.frames)
+        return tuple(enlarge(frame, self.render_scale) for frame in frames)
+
+    def _reset_info(self, mask: np.ndarray) -> dict[str, Any]:
+        tasks = np.full(self.num_envs, None, dtype=object)
+        tasks[mask] = np.array(self.imagination.tasks, dtype=object)[mask]
+        drawn = np.where(mask, self.imagination.drawn, 0)
+        return {
+            "task": tasks,
+            "_task": mask.copy(),
+            "initial_frame": drawn,
+            "_initial_frame": mask.copy(),
+        }
+
+    def _step_info(self, result: ImaginedStep, mask: np.ndarray) -> dict[str, Any]:
+        tasks = np.full(self.num_envs, None, dtype=object)
+        tasks[mask] = np.array(self.imagination.tasks, dtype=object)[mask]
+        probability = result.success_probability.cpu().numpy().astype(np.float64)
+        return {
+            "task": tasks,
+            "_task": mask.copy(),
+            "success_probability": np.where(mask, probability, 0.0),
+            "_success_probability": mask.copy(),
+            "is_success": result.terminated.cpu().numpy() & mask,
+            "_is_success": mask.copy(),
+        }
+
+    def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + row for row in range(self.num_envs)]
+        seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        return seeds
+
+    def _seed_row(self, row: int, seed: int | None) -> None:
+        self.imagination.rngs[row], self._seeds[row] = seeding.np_random(seed)
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise TypeError(f"reset_mask: expected a bool array, got {got}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"reset_mask: expected shape ({self.num_envs},), got {mask.shape}")
+        if not mask.any():
+            raise ValueError("reset_mask: expected at least one True")
+        return mask.copy()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise gym.error.Error("the env is closed")
+
+
+def _merge(info: dict[str, Any], more: dict[str, Any]) -> None:
+    """Adds the masked rows of `more` to `info`, as `VectorEnv._add_info` would row by row."""
+    for key in [key for key in more if not key.startswith("_")]:
+        mask = more[f"_{key}"]
+        if key in info:
+            info[key][mask] = more[key][mask]
+            info[f"_{key}"] |= mask
+        else:
+            info[key], info[f"_{key}"] = more[key], mask
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    valid = {m.value: m for m in AutoresetMode} | {m.name: m for m in AutoresetMode}
+    if isinstance(mode, AutoresetMode):
+        return mode
+    if mode in valid:
+        return valid[mode]
+    names = ", ".join(m.name for m in AutoresetMode)
+    raise ValueError(f"autoreset_mode: expected one of {names}, got {mode!r}")
