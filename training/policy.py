@@ -140,7 +140,7 @@ def save_policy(
     """Writes `policy.safetensors` and `policy.json`; each file appears whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in policy.state_dict().items()}
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in _weights(policy).items()}
     partial = folder / f".policy.safetensors.{os.getpid()}.partial"
     save_file(weights, partial)
     os.replace(partial, folder / "policy.safetensors")
@@ -191,7 +191,7 @@ def load_policy(folder: str | os.PathLike[str]) -> GaussianCnnPolicy:
     except (OSError, SafetensorError) as error:
         raise PolicyError(f"{path}: not readable safetensors ({error})") from None
     policy = make_policy(config)
-    expected = policy.state_dict()
+    expected = _weights(policy)
     for name in sorted(set(expected) ^ set(weights)):
         raise PolicyError(f"{path}: tensor {name!r} is missing or unknown")
     for name, tensor in weights.items():
@@ -202,6 +202,13 @@ def load_policy(folder: str | os.PathLike[str]) -> GaussianCnnPolicy:
             )
         if not tensor.isfinite().all():
             raise PolicyError(f"{path}: tensor {name!r}: holds NaN or infinity")
-    policy.load_state_dict(weights)
+    for name, tensor in expected.items():
+        tensor.copy_(weights[name])
     policy.set_training_mode(False)
     return policy
+
+
+def _weights(policy: ActorCriticPolicy) -> dict[str, torch.Tensor]:
+    """The policy's weights, each once; SB3 lists the encoder that actor and critic share thrice."""
+    twins = ("pi_features_extractor.", "vf_features_extractor.")
+    return {k: v for k, v in policy.state_dict().items() if not k.startswith(twins)}

@@ -347,8 +347,8 @@ class _Log:
             self.average = loss if young else 0.99 * self.average + 0.01 * loss
         seconds = time.monotonic() - self._began
         self._csv.writerow([step, repr(loss), f"{rate:.3e}", f"{seconds:.1f}"])
+        self._file.flush()  # a kill must not lose the rows before a checkpoint
         if step % 20 == 0:
-            self._file.flush()
             self.tensorboard.add_scalar("loss", loss, step)
             self.tensorboard.add_scalar("learning_rate", rate, step)
 

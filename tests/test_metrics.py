@@ -1,0 +1,40 @@
+"""Figures of merit against known values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.metrics import auroc, expected_calibration_error, psnr, rate, ssim
+
+
+def test_clopper_pearson() -> None:
+    half = rate([True] * 25 + [False] * 25)
+    assert (half.mean, half.low, half.high) == pytest.approx((0.5, 0.3553, 0.6447), abs=1e-4)
+    none = rate([False] * 42)
+    assert (none.mean, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 42), abs=1e-4)
+    assert rate([True] * 3).high == 1.0
+    assert np.isnan(rate([]).mean)
+
+
+def test_auroc() -> None:
+    assert auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])) == 0.75
+    assert auroc(np.array([0.5, 0.5]), np.array([0, 1])) == 0.5
+    assert np.isnan(auroc(np.array([0.5]), np.array([1])))
+
+
+def test_calibration_error() -> None:
+    assert expected_calibration_error(np.array([0.0, 1.0]), np.array([0, 1])) == 0.0
+    assert expected_calibration_error(np.full(10, 0.9), np.array([1] * 5 + [0] * 5)) == (
+        pytest.approx(0.4)
+    )
+
+
+def test_psnr_and_ssim() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 246, (2, 16, 16, 3), dtype=np.uint8)
+    assert psnr(frames, frames).tolist() == [100.0, 100.0]
+    assert psnr(frames, frames + 10)[0] == pytest.approx(20 * np.log10(25.5), abs=1e-6)
+    assert ssim(frames, frames).tolist() == pytest.approx([1.0, 1.0])
+    assert ssim(frames, 255 - frames)[0] < 0.5

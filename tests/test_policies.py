@@ -1,0 +1,178 @@
+"""Cloning, refining and evaluating policies at tiny size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tiny_world_model
+from episode_factory import make_episode, write_episodes
+
+from training import clone_policy, refine_policy
+from training.evaluate import check_policy_fits, imagined_outcomes
+from training.policy import (
+    PolicyConfig,
+    PolicyError,
+    load_policy,
+    make_policy,
+    sample_actions,
+    save_policy,
+)
+from training.settings import SettingsError, keep_settings
+from world4rl_gym.initial_frames import InitialFrames
+
+
+def clone_args(tmp_path: Path, **changes) -> clone_policy.Args:
+    return clone_policy.Args(
+        "push", tmp_path / "policy", tmp_path, **{"steps": 5, "batch_size": 8, **changes}
+    )
+
+
+def test_cloning_learns_the_demonstrated_action(tmp_path: Path) -> None:
+    episodes = [make_episode(seed) for seed in range(6)]
+    policy, config = clone_policy.clone(clone_args(tmp_path, steps=150), episodes)
+    assert config == PolicyConfig("push", 16, 3)
+    frames = np.concatenate([e.frames[:-1] for e in episodes])
+    actions = sample_actions(policy, frames, None)
+    assert np.abs(actions[:, 0] - 1).mean() < 0.2  # every expert moves right
+    assert float(policy.log_std.detach().clamp(max=0).exp().max()) <= 1.0
+
+
+def test_cloning_twice_gives_the_same_policy(tmp_path: Path) -> None:
+    episodes = [make_episode(seed) for seed in range(3)]
+    first, _ = clone_policy.clone(clone_args(tmp_path), episodes)
+    torch.rand(7)
+    second, _ = clone_policy.clone(clone_args(tmp_path), episodes)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_deviation_is_capped_at_one() -> None:
+    policy = make_policy(PolicyConfig("push", 16, 3))
+    with torch.no_grad():
+        policy.log_std.fill_(5.0)
+    frames = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    deviation = policy.get_distribution(frames).distribution.stddev
+    assert torch.equal(deviation, torch.ones_like(deviation))
+    _, _, entropy = policy.evaluate_actions(frames, torch.zeros(2, 3))
+    assert float(entropy.detach()[0]) == pytest.approx(3 * 0.5 * np.log(2 * np.pi * np.e), rel=1e-5)
+
+
+def test_a_saved_policy_acts_the_same(tmp_path: Path) -> None:
+    config = PolicyConfig("push", 16, 3)
+    policy = make_policy(config)
+    policy.set_training_mode(False)
+    save_policy(policy, config, tmp_path / "policy")
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    loaded = load_policy(tmp_path / "policy")
+    assert np.array_equal(
+        sample_actions(policy, frames, None), sample_actions(loaded, frames, None)
+    )
+    rng = [np.random.default_rng(3) for _ in range(2)]
+    assert np.array_equal(
+        sample_actions(policy, frames, rng[0]), sample_actions(loaded, frames, rng[1])
+    )
+    action, _ = loaded.predict(frames[0], deterministic=True)  # SB3's own way in
+    assert np.allclose(action, sample_actions(loaded, frames[:1], None)[0], atol=1e-6)
+
+
+def test_a_policy_is_about_a_megabyte(tmp_path: Path) -> None:
+    config = PolicyConfig("hammer")
+    save_policy(make_policy(config), config, tmp_path / "policy")
+    size = sum(p.stat().st_size for p in (tmp_path / "policy").iterdir())
+    assert size < 1.5 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (PolicyConfig("push", 16, 4), "action_size"),
+        (PolicyConfig("push", 32, 3), "frame_size"),
+        (PolicyConfig("fly", 16, 3), "task"),
+    ],
+)
+def test_a_policy_that_does_not_fit_the_world_model_is_refused(
+    tmp_path: Path, tiny_world_model, config: PolicyConfig, field: str
+) -> None:
+    save_policy(make_policy(config), config, tmp_path / "policy")
+    with pytest.raises(PolicyError, match=field):
+        check_policy_fits(tmp_path / "policy", tiny_world_model)
+
+
+def test_settings_of_another_run_are_refused_and_kept(tmp_path: Path) -> None:
+    keep_settings(clone_args(tmp_path), tmp_path / "out")
+    keep_settings(clone_args(tmp_path), tmp_path / "out")
+    before = (tmp_path / "out" / "settings.json").read_text()
+    with pytest.raises(SettingsError, match="steps: 5 there, 6 now"):
+        keep_settings(clone_args(tmp_path, steps=6), tmp_path / "out")
+    assert (tmp_path / "out" / "settings.json").read_text() == before
+
+
+def test_too_few_demonstrations_are_named(tmp_path: Path, monkeypatch) -> None:
+    folder = write_episodes(tmp_path / "data")
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        "sys.argv",
+        ["clone_policy", "--task", "push", "--episodes", str(folder), "--out", str(out)],
+    )
+    with pytest.raises(ValueError, match="demonstrations: expected 50 expert episodes"):
+        clone_policy.main()
+    assert not out.exists()
+
+
+@pytest.fixture
+def cloned(tmp_path: Path) -> Path:
+    config = PolicyConfig("push", 16, 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_policy(make_policy(config), config, tmp_path / "cloned")
+    return tmp_path / "cloned"
+
+
+def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
+    cloned: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.45).save_pretrained(folder)
+    args = refine_policy.Args(
+        cloned,
+        tmp_path / "refined",
+        str(folder),
+        steps=160,
+        num_envs=4,
+        rollout=8,
+        batch_size=16,
+        judge_every=1,
+        warmup=1,
+    )
+    before = {p.name: p.read_bytes() for p in cloned.iterdir()}
+    curve = refine_policy.refine(args)
+    assert curve[0].imagined_steps == 0
+    assert max(p.judged for p in curve) >= curve[0].judged
+    record = json.loads((tmp_path / "refined" / "curve.json").read_text())
+    assert record["kept"] in [p.imagined_steps for p in curve]
+    load_policy(tmp_path / "refined")
+    assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
+    with pytest.raises(SettingsError, match="seed"):
+        refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
+
+
+def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
+    train, judge = refine_policy.split_starts(tiny_world_model, "push", 40)
+    assert len(train) + len(judge) == 3
+    for frames in judge.frames:
+        assert not any(torch.equal(frames, other) for other in train.frames)
+
+
+def test_imagined_outcomes_pair_with_their_starts(tiny_world_model) -> None:
+    policy = make_policy(PolicyConfig("push", 16, 3))
+    policy.set_training_mode(False)
+    frames = np.random.default_rng(1).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    starts = InitialFrames.from_starts(frames, "push", 4, 3)
+    solved = imagined_outcomes(policy, tiny_world_model, starts, "push", seed=1)
+    again = imagined_outcomes(policy, tiny_world_model, starts, "push", seed=1)
+    assert solved.shape == (12,)
+    assert np.array_equal(solved, again)

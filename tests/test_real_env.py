@@ -1,0 +1,125 @@
+"""The real twin: only where Meta-World and a GL library are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.real_env import (
+    SPLIT_SEEDS,
+    TASKS,
+    RealEnvUnavailableError,
+    choose_gl_backend,
+    require_real_env,
+    split_seeds,
+)
+
+needs_gl = pytest.mark.skipif(choose_gl_backend() is None, reason="no GL library renders here")
+
+
+def test_splits_never_share_a_seed() -> None:
+    ranges = [set(split_seeds(split, 1000)) for split in SPLIT_SEEDS]
+    assert not ranges[0] & ranges[1]
+    assert not ranges[1] & ranges[2]
+    assert not ranges[0] & ranges[2]
+    with pytest.raises(ValueError, match="1,000,000"):
+        split_seeds("train", 10, 999_999)
+    with pytest.raises(ValueError, match="split"):
+        split_seeds("dev", 10)
+
+
+def test_without_gl_it_says_what_to_install() -> None:
+    script = (
+        "from training.real_env import RealEnvUnavailableError, require_real_env\n"
+        "try: require_real_env()\n"
+        "except RealEnvUnavailableError as error: print(error)"
+    )
+    environment = {**os.environ, "MUJOCO_GL": "nothing"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert "apt-get install" in ran.stdout, ran.stderr
+    assert issubclass(RealEnvUnavailableError, RuntimeError)
+
+
+@needs_gl
+def test_a_seed_fixes_the_start_whatever_came_before() -> None:
+    from training.real_env import RealEnv
+
+    require_real_env()
+    env = RealEnv("coffee-pull")
+    try:
+        first, info = env.reset(seed=5)
+        assert first.shape == (64, 64, 3)
+        assert first.dtype == np.uint8
+        assert info == {"task": "coffee-pull", "is_success": False, "seed": 5}
+        frames = [env.step(env.action_space.sample())[0] for _ in range(5)]
+        other, _ = env.reset(seed=6)
+        again, _ = env.reset(seed=5)
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert not np.array_equal(first, frames[-1])
+        assert first[:8].mean() > first[-8:].mean()  # grey wall above, wooden table below
+    finally:
+        env.close()
+
+
+@needs_gl
+def test_the_expert_solves_and_success_terminates() -> None:
+    from training.real_env import RealEnv
+
+    env = RealEnv("handle-pull")
+    try:
+        env.reset(seed=0)
+        for _ in range(50):
+            _, reward, terminated, truncated, info = env.step(env.expert_action())
+            if terminated or truncated:
+                break
+        assert terminated
+        assert not truncated
+        assert reward == 1.0
+        assert info["is_success"]
+    finally:
+        env.close()
+
+
+@needs_gl
+def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
+    from training.episodes import load_episodes
+
+    def collect(*flags: str) -> str:
+        command = [sys.executable, "-m", "training.collect_episodes", "--tasks", "door-lock"]
+        ran = subprocess.run(
+            [*command, "--episodes", "2", "--workers", "1", "--out", str(tmp_path), *flags],
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    collect("--behaviour", "random", "--hold", "2")
+    path = tmp_path / "door-lock" / "train" / "random-0000000.npz"
+    before = path.stat().st_mtime_ns
+    (tmp_path / "door-lock" / "train" / "random-0000001.npz").unlink()
+    collect("--behaviour", "random", "--hold", "2")
+    assert path.stat().st_mtime_ns == before
+    episodes = load_episodes(tmp_path, "train")
+    assert [e.seed for e in episodes] == [0, 1]
+    assert all(len(e) == 50 and e.action_repeat == 3 for e in episodes)
+    assert np.array_equal(episodes[0].actions[0], episodes[0].actions[1])
+
+
+def test_unknown_task_lists_the_valid_ones() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "training.collect_episodes", "--tasks", "fly"],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode != 0
+    assert "fly" in ran.stderr
+    assert TASKS[0] in ran.stderr

@@ -1,0 +1,247 @@
+"""Training runs: kill them, stop them, starve them, and they lose nothing (list T)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from episode_factory import write_episodes
+from safetensors.torch import load_file
+
+from training import train_reward_head, train_world_model
+from training.checkpoints import Checkpoints, RunError, locked
+from training.settings import SettingsError
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.hub import load_component
+
+TINY = {
+    "steps": 24,
+    "batch_size": 4,
+    "autoregressive_steps": 2,
+    "autoregressive_batch_size": 2,
+    "autoregressive_from": 0.5,
+    "warmup": 2,
+    "channels": (8, 16),
+    "layers_per_block": 1,
+    "checkpoint_every": 4,
+    "picture_every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"))
+
+
+def tiny_args(out: Path, data: Path, **changes) -> train_world_model.Args:
+    return train_world_model.Args(out, data, **{**TINY, **changes})
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "denoiser" / "diffusion_pytorch_model.safetensors")
+
+
+def losses(out: Path) -> list[tuple[str, str]]:
+    with open(out / "losses.csv") as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train_world_model.train(tiny_args(out, data))
+    return out
+
+
+def command(out: Path, data: Path) -> list[str]:
+    flags = []
+    for key, value in TINY.items():
+        values = value if isinstance(value, tuple) else (value,)
+        flags += [f"--{key.replace('_', '-')}", *map(str, values)]
+    module = [sys.executable, "-m", "training.train_world_model"]
+    return [*module, "--out", str(out), "--episodes", str(data), *flags]
+
+
+def start(out: Path, data: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((out / "checkpoints").glob(f"checkpoint-*{step:02d}.pt")):
+            return
+        time.sleep(0.01)
+
+
+def test_T1_killed_and_resumed_equals_uninterrupted(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    for step in (4, 12):
+        process = start(out, data)
+        wait_for_step(out, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    ended = subprocess.run(command(out, data), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert same(weights(out), weights(finished))
+    assert losses(out) == losses(finished)
+
+
+def test_T2_T4_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys) -> None:
+    checkpoints = Checkpoints(tmp_path, {"data": "x"})
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"value": torch.full((100,), float(step))})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint-00000002.pt",
+        "checkpoint-00000003.pt",
+    ]
+    newest = tmp_path / "checkpoint-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[:300])
+    state = checkpoints.load_newest()
+    assert state is not None
+    assert state["step"] == 2
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_T2_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, resource, signal, torch
+from training.checkpoints import Checkpoints
+checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}), {{}})
+checkpoints.save(1, {{"value": torch.ones(10)}})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    checkpoints.save(2, {{"value": torch.ones(100_000)}})
+except (OSError, RuntimeError):
+    print("refused")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "refused" in ran.stdout, ran.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001.pt"]
+    state = Checkpoints(tmp_path, {}).load_newest()
+    assert state is not None
+    assert state["step"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
+    data: Path, finished: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "stopped"
+    process = start(out, data)
+    wait_for_step(out, 4, process)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=120)
+    if process.returncode != 0:  # it may have finished before the signal came
+        assert process.returncode == 128 + number
+        assert "the same command goes on from there" in said
+        assert list((out / "checkpoints").glob("*.pt"))
+        train_world_model.train(tiny_args(out, data))
+    assert same(weights(out), weights(finished))
+
+
+def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:
+    before = weights(finished)
+    with pytest.raises(SettingsError, match="learning_rate: 0.0005 there, 0.01 now"):
+        train_world_model.train(tiny_args(finished, data, learning_rate=0.01))
+    other = write_episodes(tmp_path / "other", count=3)
+    checkpoints = Checkpoints(finished / "checkpoints", {"data": str(other)})
+    with pytest.raises(RunError, match="data: "):
+        checkpoints.load_newest()
+    assert same(before, weights(finished))
+
+
+def test_T6_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(
+    data: Path, tmp_path: Path, capsys
+) -> None:
+    with pytest.raises(RunError, match="not finite 5 steps in a row"):
+        train_world_model.train(tiny_args(tmp_path / "nan", data, learning_rate=1e38))
+    assert "the step is skipped" in capsys.readouterr().out
+    state = (
+        torch.load(sorted((tmp_path / "nan" / "checkpoints").glob("*.pt"))[-1], weights_only=True)
+        if list((tmp_path / "nan" / "checkpoints").glob("*.pt"))
+        else None
+    )
+    if state:
+        assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_T7_the_same_seed_gives_the_same_weights(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    train_world_model.train(tiny_args(tmp_path / "again", data))
+    assert same(weights(tmp_path / "again"), weights(finished))
+    train_world_model.train(tiny_args(tmp_path / "other", data, seed=1))
+    assert not same(weights(tmp_path / "other"), weights(finished))
+
+
+def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        script = (
+            "import pathlib\nfrom training.checkpoints import locked\n"
+            f"with locked(pathlib.Path({str(tmp_path)!r})): pass\n"
+        )
+        second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert second.returncode != 0
+    assert "another process is training into this folder" in second.stderr
+
+
+def test_T11_memory_and_handles_stay_flat(data: Path, tmp_path: Path) -> None:
+    handles = []
+    for run in range(3):
+        train_world_model.train(tiny_args(tmp_path / str(run), data, steps=4))
+        handles.append(len(os.listdir("/proc/self/fd")))
+    assert handles[2] <= handles[1]
+
+
+def test_training_lowers_the_loss_and_the_denoiser_loads(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "longer"
+    train_world_model.train(tiny_args(out, data, steps=150, learning_rate=3e-3, warmup=10))
+    values = [float(loss) for _, loss in losses(out)]
+    assert sum(values[60:75]) < 0.8 * sum(values[:15])
+    denoiser = load_component(out, "denoiser", Denoiser, DenoiserConfig)
+    assert denoiser.config.frame_size == 16
+
+
+def test_pictures_are_written(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pictured"
+    train_world_model.train(tiny_args(out, data, steps=2, picture_every=2))
+    assert (out / "pictures" / "step-000002.png").stat().st_size > 0
+    assert list((out / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("field", ["steps", "batch_size", "autoregressive_from", "ema"])
+def test_bad_settings_are_named(field: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=field):
+        train_world_model.Args(tmp_path, **{field: -1})
+
+
+def test_reward_head_learns_the_toy_scene(data: Path, tmp_path: Path, monkeypatch) -> None:
+    arguments = ["--episodes", str(data), "--out", str(tmp_path / "head"), "--steps", "120"]
+    monkeypatch.setattr(sys, "argv", ["train_reward_head", *arguments])
+    train_reward_head.main()
+    args = train_reward_head.Args(tmp_path / "head", data, steps=120)
+    assert (args.out / "figures.json").exists()
+    import json
+
+    figures = json.loads((args.out / "figures.json").read_text())
+    assert figures["all"]["auroc"] > 0.9
+    assert 0 < figures["threshold"] < 1
+    assert dataclasses.asdict(args)["steps"] == 120

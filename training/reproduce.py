@@ -1,0 +1,204 @@
+"""Reproduces the table: cloned and refined policies of every task, imagined and real.
+
+    python -m training.reproduce --tasks all --seeds 1
+    python -m training.reproduce --tasks door-lock --seeds 1      # one cell of it
+
+Each policy is cloned from the shipped demonstrations, refined inside the world model, and evaluated
+from the same held-out start configurations in both worlds. What is done is kept and skipped when
+the same command runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from training import clone_policy, refine_policy
+from training.demo import DEMONSTRATIONS
+from training.episodes import load_episodes
+from training.evaluate import Evaluation, evaluate, format_rate
+from training.metrics import Rate, rate
+from training.policy import save_policy
+from training.real_env import TASKS, check_task, split_seeds
+from training.settings import keep_settings
+from world4rl_gym.world_model import WorldModel
+
+FIRST_TEST_SEED = 100_000
+"""Where in the test split's seeds the table's episodes begin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.reproduce`.
+
+    Attributes:
+        tasks: Tasks, or "all".
+        seeds: Number of seeds, from 0 on; a seed is that of cloning and of refinement.
+        episodes: Real episodes, and imagined ones, a figure.
+        demonstrations: Folder of expert episodes.
+        demonstrations_per_task: How many of them are cloned.
+        clone_steps: Gradient steps of cloning.
+        refine_steps: Imagined steps at most.
+        world_model: Folder or Hub id; none given means the embedded one.
+        work: Folder of policies and of finished cells.
+        out: Folder of `table.json` and `table.md`; rows of other tasks there are kept.
+    """
+
+    tasks: tuple[str, ...] = ("all",)
+    seeds: int = 1
+    episodes: int = 100
+    demonstrations: Path = DEMONSTRATIONS
+    demonstrations_per_task: int = 10
+    clone_steps: int = 1500
+    refine_steps: int = 60_000
+    world_model: str | None = None
+    work: Path = Path("runs/reproduce")
+    out: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        if self.tasks == ("all",):
+            object.__setattr__(self, "tasks", TASKS)
+        for task in self.tasks:
+            check_task(task)
+        if self.seeds < 1 or self.episodes < 1:
+            raise ValueError("seeds and episodes must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One task and seed: outcomes before and after refinement, lists of 0 and 1."""
+
+    task: str
+    seed: int
+    imagined_steps: int
+    kept: int
+    cloned: list[int]
+    refined: list[int]
+    imagined_before: list[int]
+    imagined_after: list[int]
+
+
+def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
+    """Clones, refines and evaluates one policy, or reads what an earlier run left of it."""
+    folder = args.work / f"{task}-{seed}"
+    path = folder / "cell.json"
+    if path.exists():
+        return Cell(**json.loads(path.read_text()))
+    cloned = folder / "cloned"
+    if not (cloned / "policy.json").exists():
+        demonstrations = load_episodes(args.demonstrations, "train", [task], ["expert"])
+        cloning = clone_policy.Args(
+            task,
+            cloned,
+            args.demonstrations,
+            args.demonstrations_per_task,
+            args.clone_steps,
+            seed=seed,
+        )
+        chosen = demonstrations[: args.demonstrations_per_task]
+        save_policy(*clone_policy.clone(cloning, chosen), cloned)
+    refined = folder / "refined"
+    if not (refined / "curve.json").exists():
+        refine_policy.refine(
+            refine_policy.Args(
+                cloned, refined, args.world_model, steps=args.refine_steps, seed=seed
+            )
+        )
+    curve = json.loads((refined / "curve.json").read_text())
+    seeds = split_seeds("test", args.episodes, FIRST_TEST_SEED)
+    before = evaluate(cloned, world_model, seeds)
+    after = evaluate(refined, world_model, seeds, video=folder / "rollout")
+    cell = Cell(
+        task,
+        seed,
+        curve["curve"][-1]["imagined_steps"],
+        curve["kept"],
+        *(
+            [int(solved) for solved in outcomes]
+            for outcomes in _outcomes(before, "real")
+            + _outcomes(after, "real")
+            + _outcomes(before, "imagined")
+            + _outcomes(after, "imagined")
+        ),
+    )
+    path.write_text(json.dumps(dataclasses.asdict(cell)) + "\n")
+    return cell
+
+
+def _outcomes(evaluation: Evaluation, world: str) -> list[np.ndarray]:
+    outcomes = getattr(evaluation, world)
+    assert outcomes is not None
+    return [outcomes]
+
+
+def make_row(cells: list[Cell]) -> dict[str, Any]:
+    """One row of the table: the cells of a task over its seeds, outcomes pooled."""
+    row: dict[str, Any] = {
+        "task": cells[0].task,
+        "seeds": [cell.seed for cell in cells],
+        "episodes": len(cells[0].cloned),
+    }
+    for name in ("cloned", "refined", "imagined_before", "imagined_after"):
+        pooled = [solved for cell in cells for solved in getattr(cell, name)]
+        row[name] = dataclasses.asdict(rate(pooled))
+    row["gap_before"] = round(row["imagined_before"]["mean"] - row["cloned"]["mean"], 4)
+    row["gap_after"] = round(row["imagined_after"]["mean"] - row["refined"]["mean"], 4)
+    row["imagined_steps"] = [cell.imagined_steps for cell in cells]
+    row["kept_at"] = [cell.kept for cell in cells]
+    return row
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown, success in per cent with 95 % intervals, gaps in points."""
+    lines = [
+        "| task | cloned, real | refined, real | cloned, imagined | refined, imagined "
+        "| gap before | gap after |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = ("cloned", "refined", "imagined_before", "imagined_after")
+    for row in rows:
+        cells = [format_rate(Rate(**row[name])) for name in names]
+        gaps = [f"{100 * row[name]:+.0f}" for name in ("gap_before", "gap_after")]
+        lines.append(f"| {row['task']} | " + " | ".join(cells + gaps) + " |")
+    means = [f"{100 * np.mean([row[name]['mean'] for row in rows]):.1f} %" for name in names]
+    gaps = [
+        f"{100 * np.mean([row[name] for row in rows]):+.1f}" for name in ("gap_before", "gap_after")
+    ]
+    lines.append("| **mean** | " + " | ".join(means + gaps) + " |")
+    return "\n".join(lines)
+
+
+def save_table(rows: list[dict[str, Any]], out: Path) -> None:
+    """Writes `table.json` and `table.md`; rows of other tasks that stand there are kept."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "table.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    by_task = {row["task"]: row for row in [*kept, *rows]}
+    merged = [by_task[task] for task in TASKS if task in by_task]
+    path.write_text(json.dumps({"rows": merged}, indent=2) + "\n")
+    (out / "table.md").write_text(format_table(merged) + "\n")
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    for task in args.tasks:
+        for seed in range(args.seeds):
+            cell = dataclasses.replace(args, tasks=(task,), seeds=seed + 1, out=Path())
+            keep_settings(cell, args.work / f"{task}-{seed}")
+    rows = []
+    for task in args.tasks:
+        cells = [make_cell(args, world_model, task, seed) for seed in range(args.seeds)]
+        rows.append(make_row(cells))
+        print(format_table(rows), flush=True)
+    save_table(rows, args.out)
+
+
+if __name__ == "__main__":
+    main()
