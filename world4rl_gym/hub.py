@@ -1,385 +1,228 @@
-"""Strict reading and writing of world-model folders, and their way from the Hugging Face Hub.
+"""World-model and policy folders on the Hugging Face Hub: finding, downloading, uploading.
 
-Nothing here trusts a file: sizes are bounded before anything is built, headers are read before
-tensors, digests are compared, and no file's content is ever executed. Knows folders, JSON and
-safetensors; knows nothing of what a world model does.
+Only named files travel; the Hub's cache and `HF_HUB_OFFLINE` are honoured. What the files hold is
+checked by those who read them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-import json
-import math
+import fnmatch
 import os
 import re
-import shutil
-import tempfile
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from world4rl_gym.components import load_component, save_component
+from world4rl_gym.model_index import INDEX_FILE
+from world4rl_gym.pretrained import PretrainedModel, find_named, list_pretrained
+from world4rl_gym.reading import LARGEST_JSON, StrictFolder, WorldModelError, reason_of, shown
 
-INDEX_FILE = "model_index.json"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-CONFIG_FILE = "config.json"
+__all__ = [
+    "WorldModelError",
+    "download",
+    "find_folder",
+    "load_component",
+    "save_component",
+    "upload",
+]
+
 EMBEDDED = Path(__file__).parent / "assets" / "world_model"
 
-_LARGEST_JSON = 2**20
-_LARGEST_HEADER = 2**20
-_LARGEST_WEIGHTS = 2**31
-_DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64, "U8": torch.uint8}
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-class WorldModelError(ValueError):
-    """A world model cannot be loaded or saved; the message names the file and the field."""
-
-
-# ---------------------------------------------------------------------------------------- reading
-
-
-def read_bytes(folder: Path, name: str, limit: int) -> bytes:
-    """Reads `folder/name`, refusing links that leave the folder and files over `limit` bytes."""
-    path = checked_path(folder, name)
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise WorldModelError(f"{path}: size: expected at most {limit} bytes, got {size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise WorldModelError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def checked_path(folder: Path, name: str) -> Path:
-    """Returns `folder/name` once it is sure to be a file within the folder.
-
-    Within the Hub's cache, whose snapshots link to blobs beside them, the links may lead to those.
-    """
-    path = folder / name
-    root = folder.resolve()
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        root = root.parent.parent
-    try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root):
-            raise WorldModelError(f"{path}: is a link that leaves the folder")
-        if not real.is_file():
-            raise WorldModelError(f"{path}: expected a file, found a folder")
-    except FileNotFoundError:
-        raise WorldModelError(f"{path}: is missing") from None
-    except (OSError, RuntimeError) as error:
-        raise WorldModelError(f"{path}: cannot be read ({error})") from None
-    return path
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Reads a JSON object of at most 1 MiB."""
-    path = folder / name
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a JSON number")
-
-    try:
-        value = json.loads(read_bytes(folder, name, _LARGEST_JSON), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WorldModelError):
-            raise
-        raise WorldModelError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise WorldModelError(f"{path}: expected a JSON object, got a {type(value).__name__}")
-    return value
-
-
-def make_config(config_class: Any, record: Mapping[str, Any], path: Path, name: str) -> Any:
-    """Builds a configuration dataclass from JSON; `_class_name` must be `name`.
-
-    Keys that the dataclass lacks, or that are missing, are errors, as is every value that its
-    `__post_init__` refuses.
-    """
-    record = dict(record)
-    found = record.pop("_class_name", None)
-    if found != name:
-        raise WorldModelError(f"{path}: _class_name: expected {name!r}, got {found!r}")
-    fields = {field.name for field in dataclasses.fields(config_class)}
-    for key in sorted(set(record) ^ fields):
-        state = "unknown" if key in record else "missing"
-        raise WorldModelError(f"{path}: {key}: is {state}")
-    hints = typing.get_type_hints(config_class)
-    for key, value in record.items():
-        if not _fits(value, hints[key]):
-            raise WorldModelError(f"{path}: {key}: expected {hints[key]}, got {value!r:.80}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    try:
-        return config_class(**values)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise WorldModelError(f"{path}: {error}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        inner = typing.get_args(hint)[0]
-        return isinstance(value, list) and len(value) <= 256 and all(_fits(v, inner) for v in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is hint
-
-
-def read_tensors(
-    folder: Path, name: str, expected: Mapping[str, tuple[int, ...]], dtypes: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Reads a safetensors file that must hold exactly the expected tensors.
-
-    The header is checked here, before the library sees the file: length, JSON, names, dtypes,
-    shapes and offsets that cover the body without hole, overlap or rest.
-
-    Args:
-        folder: The folder.
-        name: The file's path within it.
-        expected: Shape of every tensor by its name.
-        dtypes: Safetensors names of the dtypes allowed, such as "F16".
-
-    Raises:
-        WorldModelError: Anything else is found, or a value is NaN or infinite.
-    """
-    path = checked_path(folder, name)
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or not 2 <= length <= min(_LARGEST_HEADER, size - 8):
-                raise WorldModelError(f"{path}: header: is cut short or too long, {size} bytes")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise WorldModelError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WorldModelError):
-            raise
-        raise WorldModelError(f"{path}: header: is not JSON ({error})") from None
-    if size > _LARGEST_WEIGHTS:
-        raise WorldModelError(f"{path}: size: expected at most {_LARGEST_WEIGHTS}, got {size}")
-    _check_header(path, header, expected, dtypes, size - 8 - length)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WorldModelError(f"{path}: is not readable ({error})") from None
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise WorldModelError(f"{path}: {key}: holds NaN or infinity")
-    return tensors
-
-
-def _check_header(
-    path: Path,
-    header: Any,
-    expected: Mapping[str, tuple[int, ...]],
-    dtypes: tuple[str, ...],
-    body: int,
-) -> None:
-    if not isinstance(header, dict):
-        raise WorldModelError(f"{path}: header: expected an object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise WorldModelError(f"{path}: __metadata__: expected strings")
-    for key in sorted(set(header) ^ set(expected)):
-        state = "unknown" if key in header else "missing"
-        raise WorldModelError(f"{path}: tensor {key!r:.80} is {state}")
-    spans = []
-    for key, entry in header.items():
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise WorldModelError(f"{path}: tensor {key!r}: expected dtype, shape, data_offsets")
-        if entry["dtype"] not in dtypes:
-            raise WorldModelError(
-                f"{path}: tensor {key!r}: dtype: expected {' or '.join(dtypes)}, "
-                f"got {entry['dtype']!r:.80}"
-            )
-        shape, offsets = entry["shape"], entry["data_offsets"]
-        if shape != list(expected[key]) or any(type(n) is not int for n in shape):
-            raise WorldModelError(
-                f"{path}: tensor {key!r}: shape: expected {list(expected[key])}, got {shape!r:.80}"
-            )
-        if (
-            not isinstance(offsets, list)
-            or len(offsets) != 2
-            or any(type(n) is not int for n in offsets)
-        ):
-            raise WorldModelError(f"{path}: tensor {key!r}: data_offsets: expected two integers")
-        bytes_needed = math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
-        if offsets[1] - offsets[0] != bytes_needed:
-            raise WorldModelError(
-                f"{path}: tensor {key!r}: data_offsets: expected {bytes_needed} bytes for its "
-                f"shape, got {offsets!r:.80}"
-            )
-        spans.append((offsets[0], offsets[1], key))
-    end = 0
-    for low, high, key in sorted(spans):
-        if low != end:
-            raise WorldModelError(f"{path}: tensor {key!r}: data_offsets: overlap or leave a hole")
-        end = high
-    if end != body:
-        raise WorldModelError(f"{path}: body: expected {end} bytes, got {body}")
-
-
-def load_component(
-    folder: Path, name: str, module_class: type[Module], config_class: Any
-) -> Module:
-    """Loads a network from `folder/name`, in float32 on the CPU, in evaluation mode, frozen.
-
-    The network is laid out without memory first, so that weights that do not fit the configuration
-    are refused before anything is allocated.
-    """
-    path = folder / name / CONFIG_FILE
-    record = read_json(folder, f"{name}/{CONFIG_FILE}")
-    config = make_config(config_class, record, path, module_class.__name__)
-    with torch.device("meta"):
-        module = module_class(config)
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    tensors = read_tensors(folder, f"{name}/{WEIGHTS_FILE}", shapes, ("F16", "F32"))
-    module.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-
-def save_component(module: nn.Module, folder: Path) -> None:
-    """Writes a network's configuration and its weights, as float16, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config: Any = module.config
-    record = {"_class_name": type(module).__name__, **dataclasses.asdict(config)}
-    write_json(folder / CONFIG_FILE, record)
-    weights = {k: v.detach().cpu().half().contiguous() for k, v in module.state_dict().items()}
-    for key, value in weights.items():
-        if not bool(value.isfinite().all()):
-            raise WorldModelError(f"{folder}: tensor {key!r}: does not fit into float16")
-    save_file(weights, folder / WEIGHTS_FILE)
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a JSON object, indented, with a newline at its end."""
-    path.write_text(json.dumps(record, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder that takes the place of `folder` at the end, whole or not at all.
-
-    When the block fails, on a full disk for example, what was there before stays as it was.
-    """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not folder.is_dir():
-        raise WorldModelError(f"{folder}: expected a folder, found a file")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise WorldModelError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    try:
-        yield fresh
-        fresh.chmod(0o755)
-        old = None
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / "folder")
-        try:
-            os.replace(fresh, folder)
-        except OSError:
-            if old:
-                os.replace(old / "folder", folder)
-            raise
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise WorldModelError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def digests(folder: Path, names: list[str]) -> dict[str, str]:
-    """Returns the SHA-256 of each of the named files, in hexadecimal."""
-    found = {}
-    for name in names:
-        with open(checked_path(folder, name), "rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def check_digests(folder: Path, kept: Any, names: list[str]) -> None:
-    """Checks the `files` entry of an index: just the named files, each with its digest.
-
-    Raises:
-        WorldModelError: A name is missing or unknown, or a file's content is another.
-    """
-    path = folder / INDEX_FILE
-    if not isinstance(kept, dict) or set(kept) != set(names):
-        raise WorldModelError(f"{path}: files: expected digests of {', '.join(names)}")
-    for name, digest in digests(folder, names).items():
-        if kept[name] != digest:
-            raise WorldModelError(f"{folder / name}: its SHA-256 is not the one in {INDEX_FILE}")
-
-
-# -------------------------------------------------------------------------------------- the Hub
+_LARGEST_DOWNLOAD = 2**29
+_SECONDS_TO_ANSWER = 4.0
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"[\w][\w./-]{0,250}", re.ASCII)
+_WAY_ON = "world_model=None uses the model embedded in the package"
 
 
 def find_folder(
     source: str | os.PathLike[str] | None,
     revision: str | None,
     local_files_only: bool,
-    file_names: list[str],
+    names: Sequence[str],
 ) -> Path:
-    """Finds a world model's folder: embedded (None), a folder on disk, or a Hub id.
+    """Finds a folder: the embedded world model (None), one on disk, a listed name, or a Hub id.
 
-    What looks like a path, or exists as one, is taken as a folder; anything of the form
-    `owner/name` else is downloaded into the Hub's cache, only the files of a world model.
+    What exists as a folder is taken as one.
+
+    Args:
+        source: None, a folder, a name of `list_pretrained()`, or `owner/name` on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        local_files_only: Use the Hub's cache alone, without any network call.
+        names: The files that may be downloaded.
 
     Raises:
         WorldModelError: It cannot be had; the message says what was tried.
     """
     if source is None:
         return EMBEDDED
+    if not isinstance(source, (str, os.PathLike)) or isinstance(os.fspath(source), bytes):
+        raise WorldModelError(
+            f"world_model: expected None, a folder, a name or a Hub id, got {shown(source)}"
+        )
     text = os.fspath(source)
-    path = Path(text)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise WorldModelError(f"{text}: expected a folder, found a file")
-    is_id = re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", text)
-    if not isinstance(source, str) or not is_id or ".." in text:
-        raise WorldModelError(f"{text}: no such folder, and not a Hub id of the form owner/name")
-    import httpx
+    try:
+        path = Path(text)
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise WorldModelError(f"{text}: expected a folder, found a file")
+    except OSError as error:
+        raise WorldModelError(f"{text!r:.300}: cannot be read ({reason_of(error)})") from None
+    if isinstance(source, str) and (named := find_named(source)):
+        return _find_named_folder(named, revision, local_files_only, names)
+    if not isinstance(source, str) or not _ID.fullmatch(text) or ".." in text:
+        raise WorldModelError(
+            f"{text!r:.300}: no such folder, not a Hub id of the form owner/name, and not one of "
+            f"the pretrained models ({', '.join(list_pretrained())}); {_WAY_ON}"
+        )
+    return download(text, revision, local_files_only, names)
+
+
+def _find_named_folder(
+    named: PretrainedModel, revision: str | None, local_files_only: bool, names: Sequence[str]
+) -> Path:
+    if named.repo_id is None:
+        return EMBEDDED
+    if revision not in (None, named.revision):
+        raise WorldModelError(
+            f"revision: {named.name!r} stands for {named.revision}; for another one, give "
+            f"{named.repo_id!r}"
+        )
+    folder = download(named.repo_id, named.revision, local_files_only, names)
+    files = StrictFolder(folder)
+    files.read_bytes(INDEX_FILE, LARGEST_JSON)
+    if files.digests[INDEX_FILE] != named.index_sha256:
+        raise WorldModelError(
+            f"{folder / INDEX_FILE}: its SHA-256 is not the one listed for {named.name!r}"
+        )
+    return folder
+
+
+def download(
+    repo_id: str, revision: str | None, local_files_only: bool, names: Sequence[str]
+) -> Path:
+    """Brings the named files of a repository into the Hub's cache.
+
+    Where the Hub cannot be reached, what the cache holds is taken.
+
+    Args:
+        repo_id: `owner/name`.
+        revision: Branch, tag or commit; None is the main branch.
+        local_files_only: Make no network call.
+        names: The files; others are never downloaded.
+
+    Returns:
+        The snapshot's folder.
+
+    Raises:
+        WorldModelError: It cannot be had, or its files are too large.
+    """
+    if revision is not None and (
+        not isinstance(revision, str) or not _REVISION.fullmatch(revision) or ".." in revision
+    ):
+        raise WorldModelError(f"revision: expected a branch, tag or commit, got {shown(revision)}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
+        if not local_files_only:
+            local_files_only = not _answers(repo_id, revision, names)
         return Path(
             snapshot_download(
-                text,
+                repo_id,
                 revision=revision,
                 local_files_only=local_files_only,
-                allow_patterns=file_names,
+                allow_patterns=list(names),
             )
         )
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        httpx.HTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except WorldModelError:
+        raise
+    except Exception as error:  # whatever the client, or the network library below it, raises
         raise WorldModelError(
-            f"{text}: no such folder, and not to be had from the Hub ({reason}); "
-            "world_model=None uses the model embedded in the package"
+            f"{repo_id}: no such folder, and not to be had from the Hub"
+            f"{f' at revision {revision}' if revision else ''} ({reason_of(error)}); {_WAY_ON}"
         ) from None
+
+
+def _answers(repo_id: str, revision: str | None, names: Sequence[str]) -> bool:
+    """Whether the Hub answers within seconds; what it says must be a folder of bearable size."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        info = HfApi().model_info(
+            repo_id, revision=revision, files_metadata=True, timeout=_SECONDS_TO_ANSWER
+        )
+    except HfHubHTTPError:
+        return True  # it answers; the client knows what each refusal means
+    except Exception:  # no route, no answer in time: only the cache is left
+        return False
+    sizes = {
+        file.rfilename: file.size or 0
+        for file in info.siblings or []
+        if any(fnmatch.fnmatchcase(file.rfilename, name) for name in names)
+    }
+    if not any(name.endswith(".safetensors") for name in sizes):
+        raise WorldModelError(
+            f"{repo_id}: holds none of the safetensors files expected; pickles (.bin, .pt) are "
+            f"never loaded; {_WAY_ON}"
+        )
+    total = sum(sizes.values())
+    if total > _LARGEST_DOWNLOAD:
+        raise WorldModelError(
+            f"{repo_id}: size: expected at most {_LARGEST_DOWNLOAD} bytes, got {total}"
+        )
+    return True
+
+
+def upload(
+    folder: Path,
+    names: Sequence[str],
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    message: str = "Upload with world4rl-gym",
+) -> str:
+    """Uploads the named files of a folder as one commit, with the Hub client's progress bars.
+
+    The repository and the branch are made where they are missing. Run again after an interruption,
+    it sends only what the Hub lacks.
+
+    Args:
+        folder: The folder.
+        names: The files.
+        repo_id: `owner/name`.
+        revision: Branch; None is the main branch.
+        private: Whether a new repository is private.
+        message: The commit's message.
+
+    Returns:
+        The commit's hash.
+
+    Raises:
+        WorldModelError: The Hub refuses or cannot be reached.
+    """
+    if not isinstance(repo_id, str) or not _ID.fullmatch(repo_id) or ".." in repo_id:
+        raise WorldModelError(f"repo_id: expected owner/name, got {shown(repo_id)}")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    operations: list[Any] = [CommitOperationAdd(name, str(folder / name)) for name in names]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repo_id, operations, commit_message=message, revision=revision, num_threads=2
+        )
+    except Exception as error:  # whatever the client, or the network library below it, raises
+        cause = error.__cause__
+        told = f"{reason_of(error)}; {reason_of(cause)}" if cause else reason_of(error)
+        raise WorldModelError(
+            f"{repo_id}: was not uploaded ({told}); the same command goes on from there"
+        ) from None
+    return commit.oid

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from world4rl_gym.hub import WorldModelError, read_bytes, read_tensors
+from world4rl_gym.reading import StrictFolder, WorldModelError, reason_of
+from world4rl_gym.writing import write_tensors
 
 INITIAL_FRAMES_FILES = [
     "initial_frames/index.safetensors",
@@ -22,8 +23,8 @@ INITIAL_FRAMES_FILES = [
 ]
 KINDS = ("start", "anywhere")
 _COLUMNS = 8
-_LARGEST_PNG = 64 * 2**20
-_MOST_CONTEXTS = 100_000
+_MOST_BYTES = 2**27
+"""Bytes that all contexts together may fill: 2730 of four 64 x 64 frames."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,17 +143,12 @@ class InitialFrames:
 
     def save(self, folder: Path) -> None:
         """Writes `INITIAL_FRAMES_FILES`: two PNG sheets that a person can look at, and an index."""
-        from safetensors.torch import save_file
-
         (folder / "initial_frames").mkdir(parents=True, exist_ok=True)
         order = torch.argsort(self.is_start.to(torch.int8), descending=True, stable=True)
         starts = int(self.is_start.sum())
-        save_file(
-            {
-                "task_ids": self.task_ids[order].contiguous(),
-                "actions": self.actions[order[starts:]].contiguous(),
-            },
+        write_tensors(
             folder / INITIAL_FRAMES_FILES[0],
+            {"task_ids": self.task_ids[order], "actions": self.actions[order[starts:]]},
         )
         frames = self.frames[order].movedim(2, -1).numpy()
         _write_sheet(folder / INITIAL_FRAMES_FILES[1], frames[:starts, -1], _COLUMNS)
@@ -163,7 +159,7 @@ class InitialFrames:
     @classmethod
     def load(
         cls,
-        folder: Path,
+        files: StrictFolder,
         tasks: tuple[str, ...],
         counts: tuple[int, int],
         context_length: int,
@@ -173,8 +169,8 @@ class InitialFrames:
         """Reads what `save` wrote.
 
         Args:
-            folder: The world model's folder.
-            tasks: Its tasks.
+            files: The world model's folder.
+            tasks: Its tasks, every one of which must have a start.
             counts: Number of starts and of later contexts, as its index says.
             context_length: Its context frames T.
             action_size: Its action components A.
@@ -184,23 +180,26 @@ class InitialFrames:
             WorldModelError: A file is missing, or contradicts the world model.
         """
         starts, later = counts
-        if not (1 <= starts <= _MOST_CONTEXTS and 0 <= later <= _MOST_CONTEXTS):
+        most = _MOST_BYTES // (context_length * 3 * frame_size**2)
+        if starts < 1 or later < 0 or starts + later > most:
             raise WorldModelError(
-                f"{folder}: initial_frames: expected 1 to {_MOST_CONTEXTS} starts and at most as "
-                f"many contexts, got {starts} and {later}"
+                f"{files.folder}: initial_frames: expected at least 1 start and at most {most} "
+                f"contexts of this size, got {starts} and {later}"
             )
-        index = read_tensors(
-            folder,
-            INITIAL_FRAMES_FILES[0],
-            {"task_ids": (starts + later,), "actions": (later, context_length - 1, action_size)},
-            ("I64", "F32"),
-        )
-        path = folder / INITIAL_FRAMES_FILES[0]
-        if index["task_ids"].dtype != torch.int64 or index["actions"].dtype != torch.float32:
-            raise WorldModelError(f"{path}: expected task_ids I64 and actions F32")
-        first = _read_sheet(folder, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size)
+        path = files.folder / INITIAL_FRAMES_FILES[0]
+        shapes = {
+            "task_ids": (starts + later,),
+            "actions": (later, context_length - 1, action_size),
+        }
+        index = files.read_tensors(INITIAL_FRAMES_FILES[0], shapes, ("I64", "F32"))
+        for name, dtype in (("task_ids", torch.int64), ("actions", torch.float32)):
+            if index[name].dtype != dtype:
+                raise WorldModelError(
+                    f"{path}: tensor {name!r}: dtype: expected {dtype}, got {index[name].dtype}"
+                )
+        first = _read_sheet(files, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size)
         rest = _read_sheet(
-            folder, INITIAL_FRAMES_FILES[2], later * context_length, context_length, frame_size
+            files, INITIAL_FRAMES_FILES[2], later * context_length, context_length, frame_size
         )
         frames = torch.cat(
             [
@@ -208,15 +207,15 @@ class InitialFrames:
                 rest.view(later, context_length, 3, frame_size, frame_size),
             ]
         )
-        actions = torch.cat(
-            [torch.zeros(starts, context_length - 1, action_size), index["actions"]]
-        )
+        no_actions = torch.zeros(starts, context_length - 1, action_size)
+        actions = torch.cat([no_actions, index["actions"]])
+        is_start = torch.arange(starts + later) < starts
         try:
-            return cls(
-                frames, actions, index["task_ids"], torch.arange(starts + later) < starts, tasks
-            )
+            loaded = cls(frames, actions, index["task_ids"], is_start, tasks)
+            loaded.select("start", tasks)
         except ValueError as error:
             raise WorldModelError(f"{path}: {error}") from None
+        return loaded
 
 
 def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> None:
@@ -229,25 +228,25 @@ def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> None:
     Image.fromarray(sheet.reshape(rows * size[0], columns * size[1], 3)).save(path, optimize=True)
 
 
-def _read_sheet(folder: Path, name: str, count: int, columns: int, size: int) -> Tensor:
+def _read_sheet(files: StrictFolder, name: str, count: int, columns: int, size: int) -> Tensor:
     """Reads `count` frames back as `(N, 3, H, W)` uint8."""
-    path = folder / name
-    data = read_bytes(folder, name, _LARGEST_PNG)
+    path = files.folder / name
     rows = max(1, -(-count // columns))
-    expected = (columns * size, rows * size)
+    width, height = columns * size, rows * size
+    data = files.read_bytes(name, 2**16 + 2 * 3 * width * height)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.size != expected or image.mode != "RGB":
+        if image.size != (width, height) or image.mode != "RGB":
             raise WorldModelError(
-                f"{path}: expected {expected[0]} x {expected[1]} RGB pixels, got "
+                f"{path}: expected {width} x {height} RGB pixels, got "
                 f"{image.size[0]} x {image.size[1]} {image.mode}"
             )
         pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, WorldModelError):
-            raise
-        raise WorldModelError(f"{path}: is not a readable PNG ({error})") from None
+    except WorldModelError:
+        raise
+    except Exception as error:  # the decoder raises whatever a broken chunk leads it to
+        raise WorldModelError(f"{path}: is not a readable PNG ({reason_of(error)})") from None
     frames = pixels.reshape(rows, size, columns, size, 3).transpose(0, 2, 4, 1, 3)
     return torch.from_numpy(frames.reshape(rows * columns, 3, size, size)[:count].copy())

@@ -23,7 +23,7 @@ class EulerScheduler:
         sigma_data: Deviation of the data, as in the denoiser.
 
     Raises:
-        ValueError: The levels are not 0 < sigma_min < sigma_max, or rho or sigma_data not positive.
+        ValueError: A value is out of range, or sigma_min not below sigma_max.
     """
 
     sigma_min: float = 0.002
@@ -32,14 +32,20 @@ class EulerScheduler:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max <= 1000:
+        bounds = {
+            "sigma_min": (1e-6, 1.0),
+            "sigma_max": (1e-3, 1000.0),
+            "rho": (1.0, 100.0),
+            "sigma_data": (1e-3, 100.0),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not low <= value <= high:
+                raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value!r}")
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
-                "sigma_min, sigma_max: expected 0 < sigma_min < sigma_max <= 1000, "
-                f"got {self.sigma_min}, {self.sigma_max}"
-            )
-        if not (0 < self.rho <= 100 and 0 < self.sigma_data <= 100):
-            raise ValueError(
-                f"rho, sigma_data: expected within (0, 100], got {self.rho}, {self.sigma_data}"
+                f"sigma_min, sigma_max: expected sigma_min < sigma_max, got {self.sigma_min} and "
+                f"{self.sigma_max}"
             )
 
     def sigmas(self, num_inference_steps: int) -> Tensor:

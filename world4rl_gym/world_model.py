@@ -3,85 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.hub import (
-    CONFIG_FILE,
+from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.model_index import (
+    ALL_FILES,
+    CARD_FILE,
     INDEX_FILE,
-    WEIGHTS_FILE,
-    WorldModelError,
-    check_digests,
-    digests,
-    find_folder,
-    load_component,
-    make_config,
-    read_json,
-    replaced_folder,
-    save_component,
-    write_json,
+    PART_FILES,
+    SCHEDULER_FILE,
+    ModelIndex,
+    WorldModelConfig,
+    read_index,
 )
-from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES, InitialFrames
 from world4rl_gym.pixels import to_float, to_uint8
+from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
 from world4rl_gym.scheduler import EulerScheduler
+from world4rl_gym.writing import replaced_folder, write_json
 
-FORMAT_VERSION = 1
-SCHEDULER_FILE = "scheduler/scheduler_config.json"
-PART_FILES = [
-    f"denoiser/{CONFIG_FILE}",
-    f"denoiser/{WEIGHTS_FILE}",
-    SCHEDULER_FILE,
-    f"reward_head/{CONFIG_FILE}",
-    f"reward_head/{WEIGHTS_FILE}",
-    *INITIAL_FRAMES_FILES,
-]
-"""The files whose digests the index keeps."""
-
-
-@dataclasses.dataclass(frozen=True)
-class WorldModelConfig:
-    """What holds for a world model as a whole; `model_index.json` keeps it.
-
-    Attributes:
-        tasks: Names of the tasks that it imagines.
-        action_repeat: Simulator or robot control steps for which one action is held.
-        max_episode_steps: Default horizon in decisions.
-        success_threshold: Success probability from which a frame counts as solved.
-        num_inference_steps: Default denoising steps a frame.
-        provenance: Where it comes from: data, training, figures; strings and numbers.
-
-    Raises:
-        ValueError: A value is out of range; the message names the field.
-    """
-
-    tasks: tuple[str, ...]
-    action_repeat: int = 1
-    max_episode_steps: int = 50
-    success_threshold: float = 0.5
-    num_inference_steps: int = 1
-    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = self.tasks
-        if not 1 <= len(names) <= 256 or len(set(names)) != len(names):
-            raise ValueError(f"tasks: expected 1 to 256 different names, got {names!r:.80}")
-        if any(not name or len(name) > 100 for name in names):
-            raise ValueError("tasks: expected names of 1 to 100 characters")
-        for name, most in (
-            ("action_repeat", 1000),
-            ("max_episode_steps", 100_000),
-            ("num_inference_steps", 100),
-        ):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name}: expected within [1, {most}], got {getattr(self, name)}")
-        if not 0 < self.success_threshold < 1:
-            raise ValueError(f"success_threshold: expected in (0, 1), got {self.success_threshold}")
+__all__ = ["WorldModel", "WorldModelConfig", "WorldModelError", "sample_next_frame"]
 
 
 class WorldModel(nn.Module):
@@ -123,6 +73,7 @@ class WorldModel(nn.Module):
             if expected != got:
                 raise WorldModelError(f"{field}: expected {expected}, got {got}")
         self.eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def frame_size(self) -> int:
@@ -174,36 +125,44 @@ class WorldModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], card: str | None = None) -> None:
         """Writes the world model's folder, replacing one that is there whole or not at all.
 
+        Weights are kept exactly: as float16 where that holds them, else as float32.
+
         Args:
-            folder: Where to.
+            folder: Where to; a folder that holds anything but a world model is not replaced.
             card: Text of the model card, `README.md`.
 
         Raises:
             WorldModelError: It cannot be written; what was there before is untouched.
         """
-        with replaced_folder(Path(folder)) as fresh:
-            save_component(self.denoiser, fresh / "denoiser")
-            save_component(self.reward_head, fresh / "reward_head")
+        parts = {name.split("/")[0] for name in ALL_FILES}
+        with replaced_folder(Path(folder), {*parts, ".gitattributes", ".cache"}) as fresh:
+            save_component(self.denoiser, fresh / "denoiser", exact=True)
+            save_component(self.reward_head, fresh / "reward_head", exact=True)
             (fresh / "scheduler").mkdir()
             levels = dataclasses.asdict(self.scheduler)
             write_json(fresh / SCHEDULER_FILE, {"_class_name": "EDMEulerScheduler", **levels})
             self.initial_frames.to("cpu").save(fresh)
-            starts = int(self.initial_frames.is_start.sum())
-            index = {
-                "_class_name": type(self).__name__,
-                "format_version": FORMAT_VERSION,
-                **dataclasses.asdict(self.config),
-                "frame_size": self.frame_size,
-                "context_length": self.context_length,
-                "action_size": self.action_size,
-                "action_low": -1.0,
-                "action_high": 1.0,
-                "initial_frames": [starts, len(self.initial_frames) - starts],
-                "files": digests(fresh, PART_FILES),
-            }
-            write_json(fresh / INDEX_FILE, index)
             if card is not None:
-                (fresh / "README.md").write_text(card)
+                (fresh / CARD_FILE).write_text(card)
+            try:
+                write_json(fresh / INDEX_FILE, self._index(fresh).record())
+            except (TypeError, ValueError) as error:
+                raise WorldModelError(f"{folder}: provenance: is not JSON ({error})") from None
+
+    def _index(self, folder: Path) -> ModelIndex:
+        """The index of this world model as it lies in `folder`."""
+        starts = int(self.initial_frames.is_start.sum())
+        return ModelIndex(
+            **dataclasses.asdict(self.config),
+            frame_size=self.frame_size,
+            context_length=self.context_length,
+            action_size=self.action_size,
+            initial_frames=(starts, len(self.initial_frames) - starts),
+            files={
+                name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+                for name in PART_FILES
+            },
+        )
 
     @classmethod
     def from_pretrained(
@@ -213,71 +172,74 @@ class WorldModel(nn.Module):
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> WorldModel:
-        """Loads a world model: the embedded default (None), a folder, or a Hub id.
+        """Loads a world model: the embedded default (None), a folder, a listed name, or a Hub id.
 
-        Every file is checked before it is used: names, sizes, digests, tensors, values. No code is
+        Every file is checked before it is used: names, sizes, tensors, values, digests. No code is
         run and nothing outside the folder is read.
 
         Args:
-            source: None, a folder, or `owner/name` on the Hugging Face Hub.
+            source: None, a folder, a name of `list_pretrained()`, or `owner/name` on the Hub.
             revision: Branch, tag or commit on the Hub.
             local_files_only: Use the Hub's cache alone, without any network call.
 
         Raises:
             WorldModelError: It cannot be loaded; the message names the file and the field.
         """
-        wanted = [INDEX_FILE, "README.md", *PART_FILES]
-        folder = find_folder(source, revision, local_files_only, wanted)
-        index = read_json(folder, INDEX_FILE)
-        path = folder / INDEX_FILE
-        version = index.pop("format_version", None)
-        if version != FORMAT_VERSION or type(version) is not int:
-            raise WorldModelError(
-                f"{path}: format_version: this release reads {FORMAT_VERSION}, got {version!r:.80}"
-            )
-        files, counts = index.pop("files", None), index.pop("initial_frames", None)
-        stated = {
-            name: index.pop(name, None)
-            for name in ("frame_size", "context_length", "action_size", "action_low", "action_high")
-        }
-        config = make_config(WorldModelConfig, index, path, cls.__name__)
-        if (
-            not isinstance(counts, list)
-            or len(counts) != 2
-            or any(type(count) is not int for count in counts)
-        ):
-            raise WorldModelError(f"{path}: initial_frames: expected two integers")
-        check_digests(folder, files, PART_FILES)
-        scheduler = make_config(
-            EulerScheduler,
-            read_json(folder, SCHEDULER_FILE),
-            folder / SCHEDULER_FILE,
-            "EDMEulerScheduler",
-        )
-        denoiser = load_component(folder, "denoiser", Denoiser, DenoiserConfig)
-        reward_head = load_component(folder, "reward_head", RewardHead, RewardHeadConfig)
-        shape = denoiser.config
-        found = {
-            "frame_size": shape.frame_size,
-            "context_length": shape.context_length,
-            "action_size": shape.action_size,
-            "action_low": -1.0,
-            "action_high": 1.0,
-        }
-        for name, value in found.items():
-            if stated[name] != value or isinstance(stated[name], bool):
+        folder = find_folder(source, revision, local_files_only, ALL_FILES)
+        files = StrictFolder(folder)
+        index = read_index(files)
+        path = folder / SCHEDULER_FILE
+        record = files.read_json(SCHEDULER_FILE)
+        scheduler = make_config(EulerScheduler, record, path, "EDMEulerScheduler")
+        denoiser = load_component(files, "denoiser", Denoiser, DenoiserConfig)
+        for name in ("frame_size", "context_length", "action_size"):
+            found, stated = getattr(denoiser.config, name), getattr(index, name)
+            if found != stated:
                 raise WorldModelError(
-                    f"{path}: {name}: the weights have {value}, the index {stated[name]!r:.80}"
+                    f"{folder / INDEX_FILE}: {name}: the denoiser has {found}, the index {stated}"
                 )
+        reward_head = load_component(files, "reward_head", RewardHead, RewardHeadConfig)
         initial_frames = InitialFrames.load(
-            folder,
-            config.tasks,
-            (counts[0], counts[1]),
-            shape.context_length,
-            shape.action_size,
-            shape.frame_size,
+            files,
+            index.tasks,
+            (index.initial_frames[0], index.initial_frames[1]),
+            index.context_length,
+            index.action_size,
+            index.frame_size,
         )
-        return cls(denoiser, scheduler, reward_head, initial_frames, config)
+        files.check_digests(index.files, PART_FILES, INDEX_FILE)
+        try:
+            return cls(denoiser, scheduler, reward_head, initial_frames, index.config)
+        except WorldModelError as error:
+            raise WorldModelError(f"{folder}: {error}") from None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool = False,
+        card: str | None = None,
+    ) -> str:
+        """Uploads the world model to the Hugging Face Hub as one commit.
+
+        Args:
+            repo_id: `owner/name`; the repository is made where it is missing.
+            revision: Branch; None is the main branch.
+            private: Whether a new repository is private.
+            card: Text of the model card.
+
+        Returns:
+            The commit's hash, which `from_pretrained(repo_id, revision=...)` takes.
+
+        Raises:
+            WorldModelError: The Hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "world_model"
+            self.save_pretrained(folder, card)
+            names = [name for name in ALL_FILES if (folder / name).exists()]
+            return upload(folder, names, repo_id, revision=revision, private=private)
 
 
 @torch.no_grad()

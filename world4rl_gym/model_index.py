@@ -1,0 +1,150 @@
+"""The index of a world-model folder: a closed, versioned schema, and the files it vouches for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from world4rl_gym import __version__
+from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
+from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES
+from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
+
+FORMAT_VERSION = 1
+INDEX_FILE = "model_index.json"
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+PART_FILES = [
+    f"denoiser/{CONFIG_FILE}",
+    f"denoiser/{WEIGHTS_FILE}",
+    SCHEDULER_FILE,
+    f"reward_head/{CONFIG_FILE}",
+    f"reward_head/{WEIGHTS_FILE}",
+    *INITIAL_FRAMES_FILES,
+]
+"""The files whose digests the index keeps."""
+CARD_FILE = "README.md"
+CARD_PICTURE = "rollout.gif"
+ALL_FILES = [INDEX_FILE, CARD_FILE, CARD_PICTURE, *PART_FILES]
+"""Every file that a world-model folder may hold; nothing else is uploaded or downloaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelConfig:
+    """What holds for a world model as a whole; `model_index.json` keeps it.
+
+    Attributes:
+        tasks: Names of the tasks that it imagines.
+        action_repeat: Simulator or robot control steps for which one action is held.
+        max_episode_steps: Default horizon in decisions.
+        success_threshold: Success probability from which a frame counts as solved.
+        num_inference_steps: Default denoising steps a frame.
+        provenance: Where it comes from: data, training, figures; plain JSON values.
+
+    Raises:
+        ValueError: A value is out of range; the message names the field.
+    """
+
+    tasks: tuple[str, ...]
+    action_repeat: int = 1
+    max_episode_steps: int = 50
+    success_threshold: float = 0.5
+    num_inference_steps: int = 1
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = self.tasks
+        if not isinstance(names, (tuple, list)) or not 1 <= len(names) <= 256:
+            raise ValueError(f"tasks: expected 1 to 256 names, got {shown(names)}")
+        if any(
+            not isinstance(n, str) or not n.isprintable() or not 1 <= len(n) <= 100 for n in names
+        ):
+            raise ValueError(f"tasks: expected names of 1 to 100 characters, got {shown(names)}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"tasks: expected different names, got {shown(names)}")
+        object.__setattr__(self, "tasks", tuple(names))
+        for name, most in (
+            ("action_repeat", 1000),
+            ("max_episode_steps", 100_000),
+            ("num_inference_steps", 100),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name}: expected an integer in [1, {most}], got {shown(value)}")
+        threshold = self.success_threshold
+        if type(threshold) not in (int, float) or not 0 < threshold < 1:
+            raise ValueError(f"success_threshold: expected in (0, 1), got {shown(threshold)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelIndex(WorldModelConfig):
+    """All that `model_index.json` holds, beside the names of the class and of the format.
+
+    Attributes:
+        frame_size: As in the denoiser's configuration.
+        context_length: The same.
+        action_size: The same.
+        action_low: Smallest value of an action component, -1.
+        action_high: Largest one, 1.
+        initial_frames: Number of real starts and of later contexts.
+        saved_with: Version of this package that wrote it.
+        files: SHA-256, in hexadecimal, of every one of `PART_FILES`.
+    """
+
+    frame_size: int
+    context_length: int
+    action_size: int
+    action_low: float = -1.0
+    action_high: float = 1.0
+    initial_frames: tuple[int, ...]
+    saved_with: str = __version__
+    files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.action_low, self.action_high) != (-1, 1):
+            raise ValueError(
+                "action_low, action_high: expected -1 and 1, "
+                f"got {self.action_low} and {self.action_high}"
+            )
+        if len(self.initial_frames) != 2:
+            raise ValueError(f"initial_frames: expected two, got {shown(self.initial_frames)}")
+        if len(self.saved_with) > 40:
+            raise ValueError(f"saved_with: expected a version, got {shown(self.saved_with)}")
+
+    @property
+    def config(self) -> WorldModelConfig:
+        """The part that the world model itself carries."""
+        fields = dataclasses.fields(WorldModelConfig)
+        return WorldModelConfig(**{field.name: getattr(self, field.name) for field in fields})
+
+    def record(self) -> dict[str, Any]:
+        """What is written to `model_index.json`."""
+        return {
+            "_class_name": "WorldModel",
+            "format_version": FORMAT_VERSION,
+            **dataclasses.asdict(self),
+        }
+
+
+def read_index(files: StrictFolder) -> ModelIndex:
+    """Reads and checks `model_index.json`.
+
+    Raises:
+        WorldModelError: It is missing, of another format or holds anything unknown; of a newer
+            format the message says which release reads it.
+    """
+    record = files.read_json(INDEX_FILE)
+    path = files.folder / INDEX_FILE
+    version = record.pop("format_version", None)
+    if type(version) is not int or version < 1:
+        raise WorldModelError(
+            f"{path}: format_version: expected 1 to {FORMAT_VERSION}, got {shown(version)}"
+        )
+    if version > FORMAT_VERSION:
+        raise WorldModelError(
+            f"{path}: format_version: this release, {__version__}, reads up to {FORMAT_VERSION}, "
+            f"got {shown(version)}; world4rl-gym {shown(record.get('saved_with'))} wrote it: "
+            "install that release or a newer one"
+        )
+    index: ModelIndex = make_config(ModelIndex, record, path, "WorldModel")
+    return index
