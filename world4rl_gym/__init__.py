@@ -7,6 +7,8 @@ library; everything else is loaded when it is first used.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import gymnasium
@@ -36,6 +38,19 @@ if ENV_ID not in gymnasium.registry:
         max_episode_steps=None,  # truncation is the env's own, alike through make and make_vec
         order_enforce=True,
     )
+
+
+def _use_one_thread() -> None:
+    """Keeps torch from waiting for ever, in a forked process, for threads that only its parent has.
+
+    OpenMP's threads do not survive a fork.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from world4rl_gym.faces import (
 )
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.window import Window
 from world4rl_gym.world_model import WorldModel
 
 
@@ -62,38 +63,45 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
 
     env = gym.make("World4RL-Imagined-v0", task="hammer")
     ```
-    `gym.make(max_episode_steps=...)` adds Gymnasium's own time limit, which can shorten an episode;
-    `gym.make_vec` and this class take the horizon itself.
+    A photograph of one's own scene, `(H, W, 3)` uint8, begins episodes with
+    `gym.make("World4RL-Imagined-v0", initial_frames=photograph, task="hammer")`.
+
+    The env truncates by itself, after 50 steps for the embedded default. `gym.make` keeps an
+    argument `max_episode_steps` from the env: it adds Gymnasium's `TimeLimit`, which can shorten an
+    episode, not lengthen it, and which truncates even a step that succeeds. `gym.make_vec`, the
+    Stable-Baselines3 adapter and this class itself take any horizon, and never truncate a success.
 
     Args:
         world_model: None (the embedded default), a folder, a Hub id, or a `WorldModel`.
         revision: Branch, tag or commit on the Hub.
         task: None (any of the model's tasks), a name, or several.
-        initial_frames: "start", "anywhere", or `InitialFrames` of one's own.
+        initial_frames: "start", "anywhere", or one's own: `InitialFrames`, or `(H, W, 3)` or
+            `(N, H, W, 3)` uint8 photographs that begin the one `task` named.
         max_episode_steps: Horizon; None takes the model's (50 for the embedded default).
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Probability that counts as success; None takes the model's.
         device: Where to compute; None stays where the model is.
         micro_batch_size: See `Imagination`; set alike here and in a vector env, rows agree exactly.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array", or "human": a window, which needs a display and pygame.
         render_scale: Integer enlargement of rendered frames.
 
     Raises:
         WorldModelError: The world model cannot be loaded.
         ValueError: An argument is out of range; the message lists what is valid.
+        gymnasium.error.Error: There is no display, or no pygame, for `render_mode="human"`.
 
     ## Version History
     * v0: Initial version.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
 
     def __init__(
         self,
         world_model: str | os.PathLike[str] | WorldModel | None = None,
         revision: str | None = None,
         task: str | Sequence[str] | None = None,
-        initial_frames: str | InitialFrames = "start",
+        initial_frames: str | InitialFrames | np.ndarray = "start",
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
@@ -120,6 +128,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         self.observation_space, self.action_space = make_spaces(self.imagination.world_model)
         self._over = False
         self._closed = False
+        self._window = self._open_window() if render_mode == "human" else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -142,6 +151,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         self.imagination.rngs[0] = self.np_random
         frames = self.imagination.reset(**chosen)
         self._over = False
+        self._show()
         info = {
             "task": self.imagination.tasks[0],
             "initial_frame": int(self.imagination.drawn[0]),
@@ -172,6 +182,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         result = self.imagination.step(action[None])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._over = terminated or truncated
+        self._show()
         info = {
             "task": self.imagination.tasks[0],
             "success_probability": float(result.success_probability[0]),
@@ -181,16 +192,44 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         return frame, float(result.reward[0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
-        """Returns the present frame, enlarged, when `render_mode` is "rgb_array"."""
+        """Returns the present frame, enlarged, when `render_mode` is "rgb_array".
+
+        With "human", `reset` and `step` show their frames by themselves.
+
+        Raises:
+            ResetNeeded: No episode has begun.
+        """
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode")
             return None
+        if not self.imagination.started:
+            raise gym.error.ResetNeeded("reset() must be called before render()")
+        if self.render_mode == "human":
+            self._show()
+            return None
         return enlarge(to_observation(self.imagination.frames)[0], self.render_scale)
 
     def close(self) -> None:
-        """Ends the env; further calls of `reset` and `step` are errors."""
+        """Ends the env; further calls of `reset`, `step` and `render` are errors."""
         self._closed = True
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_window": None}  # a copy opens a window of its own
+
+    def _open_window(self) -> Window:
+        return Window("World4RL-Imagined", self.metadata["render_fps"])
+
+    def _show(self) -> None:
+        if self.render_mode != "human":
+            return
+        if self._window is None:
+            self._window = self._open_window()
+        frame = to_observation(self.imagination.frames)[0]
+        self._window.show(enlarge(frame, self.render_scale))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -6,6 +6,7 @@ on a GPU uses it directly.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -16,12 +17,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from torch import Tensor
 
+from world4rl_gym.arguments import check_device, check_integer, check_probability
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.noise import row_noise
 from world4rl_gym.world_model import WorldModel
-
-# OpenMP's threads do not survive a fork; without this, torch waits for them in the child for ever.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,8 @@ class Imagination:
     """Imagined episodes of `num_envs` rows, stepped together; torch in, torch out.
 
     Every row has a numpy generator, which draws its start and the seed of its episode's denoising
-    noise, and nothing else: a row's episodes do not depend on the other rows.
+    noise, and nothing else: a row's episodes do not depend on the other rows. Nothing resets by
+    itself: a row that has ended goes on until `reset(mask)` begins its next episode.
 
     Args:
         num_envs: Number of rows B.
@@ -55,7 +55,8 @@ class Imagination:
         revision: Branch, tag or commit on the Hub.
         task: None (any of the model's tasks), a name, or several.
         initial_frames: "start" (real episode starts), "anywhere" (any demonstrated context), or
-            `InitialFrames` of one's own.
+            one's own: `InitialFrames`, or `(H, W, 3)` or `(N, H, W, 3)` uint8 photographs that
+            begin the one `task` named.
         max_episode_steps: Horizon; None takes the model's.
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Success probability that counts as solved; None takes the model's.
@@ -75,43 +76,35 @@ class Imagination:
         *,
         revision: str | None = None,
         task: str | Sequence[str] | None = None,
-        initial_frames: str | InitialFrames = "start",
+        initial_frames: str | InitialFrames | np.ndarray = "start",
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
         device: str | torch.device | None = None,
         micro_batch_size: int | None = None,
     ) -> None:
+        chosen = None if device is None else check_device(device)
+        self.num_envs = check_integer("num_envs", num_envs, 1, 1_000_000)
         if not isinstance(world_model, WorldModel):
             world_model = WorldModel.from_pretrained(world_model, revision=revision)
+        elif chosen not in (None, world_model.device):
+            world_model = copy.deepcopy(world_model)  # leaves the caller's where it is
         config = world_model.config
-        self.num_envs = _integer("num_envs", num_envs, 1, 1_000_000)
-        self.max_episode_steps = _integer(
-            "max_episode_steps",
-            config.max_episode_steps if max_episode_steps is None else max_episode_steps,
-            1,
-            1_000_000,
+        self.max_episode_steps = check_integer(
+            "max_episode_steps", _or(max_episode_steps, config.max_episode_steps), 1, 1_000_000
         )
-        self.num_inference_steps = _integer(
-            "num_inference_steps",
-            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            1,
-            100,
+        self.num_inference_steps = check_integer(
+            "num_inference_steps", _or(num_inference_steps, config.num_inference_steps), 1, 100
+        )
+        self.success_threshold = check_probability(
+            "success_threshold", _or(success_threshold, config.success_threshold)
         )
         self.micro_batch_size = (
             None
             if micro_batch_size is None
-            else _integer("micro_batch_size", micro_batch_size, 1, 65_536)
+            else check_integer("micro_batch_size", micro_batch_size, 1, 65_536)
         )
-        threshold = config.success_threshold if success_threshold is None else success_threshold
-        if (
-            isinstance(threshold, bool)
-            or not isinstance(threshold, (int, float))
-            or not (0 < threshold < 1)
-        ):
-            raise ValueError(f"success_threshold: expected in (0, 1), got {threshold!r}")
-        self.success_threshold = float(threshold)
-        self.device = _device(device) if device is not None else world_model.device
+        self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
         self._set_initial_frames(initial_frames, task)
 
@@ -132,9 +125,13 @@ class Imagination:
         """The rows' generators; replace one to seed its row."""
 
     def _set_initial_frames(
-        self, initial_frames: str | InitialFrames, task: str | Sequence[str] | None
+        self,
+        initial_frames: str | InitialFrames | np.ndarray,
+        task: str | Sequence[str] | None,
     ) -> None:
         own = self.world_model.initial_frames
+        if isinstance(initial_frames, np.ndarray):
+            initial_frames = self._own_starts(initial_frames, task)
         if isinstance(initial_frames, InitialFrames):
             expected = (own.frames.shape[1:], own.actions.shape[1:])
             got = (initial_frames.frames.shape[1:], initial_frames.actions.shape[1:])
@@ -148,20 +145,33 @@ class Imagination:
             self.initial_frames, kind = own, initial_frames
         else:
             raise ValueError(
-                "initial_frames: expected 'start', 'anywhere' or InitialFrames, "
+                "initial_frames: expected 'start', 'anywhere', InitialFrames or a uint8 array, "
                 f"got {type(initial_frames).__name__}"
             )
         if task is None:
             names = [self.initial_frames.tasks[i] for i in self.initial_frames.task_ids.unique()]
         else:
-            names = [task] if isinstance(task, str) else list(task)
-        if not names:
-            raise ValueError("task: expected None, a name, or several; got an empty sequence")
+            names = [task] if isinstance(task, str) else _names(task)
         self._kind = kind
         self.candidates = self.initial_frames.select(kind, names)
         """Indices of the contexts that episodes are drawn from."""
         self.initial_frames = self.initial_frames.to(self.device)
         self._task_ids = self.initial_frames.task_ids.cpu().numpy()
+
+    def _own_starts(self, frames: np.ndarray, task: str | Sequence[str] | None) -> InitialFrames:
+        names = self.world_model.config.tasks
+        if not isinstance(task, str) or task not in names:
+            raise ValueError(
+                f"task: frames of one's own begin one of {', '.join(names)}; got {task!r}"
+            )
+        return InitialFrames.from_starts(
+            frames, task, self.world_model.context_length, self.world_model.action_size
+        )
+
+    @property
+    def started(self) -> bool:
+        """Whether every row has been reset."""
+        return bool(self._started.all())
 
     @property
     def frames(self) -> Tensor:
@@ -173,6 +183,7 @@ class Imagination:
         """The tasks of the rows' present episodes."""
         return [self.initial_frames.tasks[i] for i in self._task_ids[self.drawn]]
 
+    @torch.no_grad()
     def reset(
         self,
         mask: Tensor | np.ndarray | None = None,
@@ -183,7 +194,7 @@ class Imagination:
         """Begins new episodes.
 
         Args:
-            mask: `(B,)` bool, the rows to reset; None resets all.
+            mask: `(B,)` bool, the rows to reset, perhaps none; None resets all.
             initial_frame: Index of the context to begin from, instead of drawing one; or one index
                 for each of the B rows.
             task: Draw from this task's contexts only.
@@ -192,13 +203,11 @@ class Imagination:
             `(B, 3, H, W)` uint8, the present frames of all rows.
 
         Raises:
-            ValueError: The index or task is unknown, or they contradict each other.
+            TypeError: The mask is not bool.
+            ValueError: The mask's shape is wrong; the index or task is unknown, or they contradict
+                each other. Nothing has changed.
         """
-        rows = (
-            np.arange(self.num_envs)
-            if mask is None
-            else np.flatnonzero(torch.as_tensor(mask).cpu().numpy())
-        )
+        rows = np.arange(self.num_envs) if mask is None else self._masked(mask)
         if initial_frame is None or np.ndim(initial_frame) == 0:
             choices = [self._candidates(initial_frame, task)] * self.num_envs
         elif np.shape(initial_frame) == (self.num_envs,):
@@ -223,6 +232,7 @@ class Imagination:
         self._started[rows] = True
         return self.frames
 
+    @torch.no_grad()
     def step(self, actions: Tensor | np.ndarray) -> ImaginedStep:
         """Imagines one step of every row.
 
@@ -233,7 +243,7 @@ class Imagination:
             ResetNeeded: A row has not been reset yet.
             ValueError: The shape is wrong or a value is not finite; the state is unchanged.
         """
-        if not self._started.all():
+        if not self.started:
             raise ResetNeeded("reset() must be called before step()")
         self._actions[:, -1] = self.checked_actions(actions)
         next_frames = self._predict()
@@ -252,13 +262,28 @@ class Imagination:
     def checked_actions(self, actions: Tensor | np.ndarray) -> Tensor:
         """Returns `(B, A)` float32 actions, clipped, on the core's device, or raises ValueError."""
         expected = (self.num_envs, self.world_model.action_size)
-        tensor = torch.as_tensor(actions)
+        try:
+            tensor = torch.as_tensor(actions).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"actions: expected numbers, {error}") from error
         if tuple(tensor.shape) != expected:
             raise ValueError(f"actions: expected shape {expected}, got {tuple(tensor.shape)}")
-        tensor = tensor.to(device=self.device, dtype=torch.float32)
+        if tensor.is_complex():
+            raise ValueError(f"actions: expected real numbers, got {tensor.dtype}")
+        if not tensor.is_floating_point():
+            tensor = tensor.to(torch.float64)
+        tensor = tensor.to(self.device)
         if not bool(tensor.isfinite().all()):
             raise ValueError("actions: expected finite values, got NaN or infinity")
-        return tensor.clamp(-1.0, 1.0)
+        return tensor.clamp(-1.0, 1.0).to(torch.float32)
+
+    def _masked(self, mask: Tensor | np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(mask)
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"mask: expected bool, got {tensor.dtype}")
+        if tuple(tensor.shape) != (self.num_envs,):
+            raise ValueError(f"mask: expected ({self.num_envs},), got {tuple(tensor.shape)}")
+        return np.flatnonzero(tensor.cpu().numpy())
 
     def _candidates(self, initial_frame: object, task: str | None) -> np.ndarray:
         candidates = self.candidates
@@ -266,11 +291,13 @@ class Imagination:
             allowed = self.initial_frames.select(self._kind, [task])
             candidates = candidates[np.isin(candidates, allowed)]
             if not len(candidates):
-                raise ValueError(f"task: this env does not draw from {task!r}")
+                ids = np.unique(self._task_ids[self.candidates])
+                drawn = [self.initial_frames.tasks[i] for i in ids]
+                raise ValueError(f"task: expected one of {', '.join(drawn)}, got {task!r}")
         if initial_frame is None:
             return candidates
         count = len(self.initial_frames)
-        index = _integer("initial_frame", initial_frame, 0, count - 1)
+        index = check_integer("initial_frame", initial_frame, 0, count - 1)
         if task is not None and self.initial_frames.tasks[self._task_ids[index]] != task:
             raise ValueError(f"initial_frame: {index} is not a context of {task!r}")
         return np.array([index])
@@ -301,23 +328,12 @@ class Imagination:
         return torch.cat(results)
 
 
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected within [{low}, {high}], got {value}")
-    return int(value)
+def _or(value: object, default: object) -> object:
+    return default if value is None else value
 
 
-def _device(device: str | torch.device) -> torch.device:
-    valid = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    try:
-        chosen = torch.device(device)
-        known = chosen.type == "cpu" or (
-            chosen.type == "cuda" and (chosen.index or 0) < torch.cuda.device_count()
-        )
-    except (RuntimeError, TypeError):
-        known = False
-    if not known:
-        raise ValueError(f"device: expected one of {', '.join(valid)}, got {device!r}")
-    return chosen
+def _names(task: object) -> list[str]:
+    names = list(task) if isinstance(task, (list, tuple, set, frozenset)) else []
+    if not names:
+        raise ValueError(f"task: expected None, a name, or several; got {task!r}")
+    return names

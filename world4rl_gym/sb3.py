@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from world4rl_gym.vector_env import ImaginedVectorEnv
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+except ImportError as error:
+    raise ImportError(
+        "ImaginedVecEnv needs Stable-Baselines3: pip install 'world4rl-gym[sb3]'"
+    ) from error
 
 
 class ImaginedVecEnv(VecEnv):

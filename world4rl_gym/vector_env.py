@@ -50,7 +50,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         world_model: str | os.PathLike[str] | WorldModel | None = None,
         revision: str | None = None,
         task: str | Sequence[str] | None = None,
-        initial_frames: str | InitialFrames = "start",
+        initial_frames: str | InitialFrames | np.ndarray = "start",
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
@@ -123,12 +123,12 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         mask = self._reset_mask(chosen.pop("reset_mask", None))
         seeds = self._row_seeds(seed)
         saved = [self.imagination.rngs[:], self._seeds[:]]
-        for row in np.flatnonzero(mask):
-            if seeds[row] is not None:
-                self._seed_row(row, seeds[row])
         try:
+            for row in np.flatnonzero(mask):
+                if seeds[row] is not None:
+                    self._seed_row(row, seeds[row])
             frames = self.imagination.reset(mask, **chosen)
-        except ValueError:
+        except Exception:
             self.imagination.rngs, self._seeds = saved
             raise
         self._over[mask] = False
@@ -160,7 +160,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         reward = result.reward.cpu().numpy().astype(np.float64)
         terminated = result.terminated.cpu().numpy()
         truncated = result.truncated.cpu().numpy()
-        info = self._step_info(result, ~resetting)
+        info = {} if resetting.all() else self._step_info(result, ~resetting)
         frames = result.frames
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and resetting.any():
             frames = self.imagination.reset(resetting)
@@ -171,7 +171,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             final = to_observation(frames)
             final_obs = np.full(self.num_envs, None, dtype=object)
             for row in np.flatnonzero(over):
-                final_obs[row] = final[row]
+                final_obs[row] = final[row].copy()  # a view would keep all rows' memory
             final_info = self._step_info(result, over)
             info = self._step_info(result, ~over) if (~over).any() else {}
             info.update(final_obs=final_obs, _final_obs=over.copy())
@@ -184,11 +184,17 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return to_observation(frames), reward, terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Returns the rows' present frames, enlarged, when `render_mode` is "rgb_array"."""
+        """Returns the rows' present frames, enlarged, when `render_mode` is "rgb_array".
+
+        Raises:
+            ResetNeeded: A row has not been reset yet.
+        """
         self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode")
             return None
+        if not self.imagination.started:
+            raise gym.error.ResetNeeded("reset() must be called before render()")
         frames = to_observation(self.imagination.frames)
         return tuple(enlarge(frame, self.render_scale) for frame in frames)
 

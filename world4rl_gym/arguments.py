@@ -1,0 +1,39 @@
+"""Checks of the numbers and devices that users pass in; every error says what is valid."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """Returns `value` as an int, or raises ValueError unless it is an integer in [low, high]."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected within [{low}, {high}], got {value}")
+    return int(value)
+
+
+def check_probability(name: str, value: object) -> float:
+    """Returns `value` as a float, or raises ValueError unless it is a number in (0, 1)."""
+    number = not isinstance(value, bool) and isinstance(value, (int, float, np.floating))
+    if not number or not 0 < float(value) < 1:  # type: ignore[arg-type]
+        raise ValueError(f"{name}: expected a number in (0, 1), got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_device(device: object) -> torch.device:
+    """Returns a device that this machine has, or raises ValueError listing those it has."""
+    valid = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    try:
+        chosen = torch.device(device)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):
+        chosen = None
+    if chosen is not None and chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device() if len(valid) > 1 else 0)
+    if chosen is not None and chosen.type == "cpu":
+        chosen = torch.device("cpu")
+    if chosen is None or str(chosen) not in valid:
+        raise ValueError(f"device: expected one of {', '.join(valid)}, got {device!r}")
+    return chosen
