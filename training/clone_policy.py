@@ -97,9 +97,13 @@ def random_shift(frames: torch.Tensor, most: int, generator: torch.Generator) ->
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
-def main() -> None:
-    """Runs the command line."""
-    args = tyro.cli(Args, description=__doc__)
+def run(args: Args) -> None:
+    """Loads the demonstrations, clones them and saves the policy to `args.out`.
+
+    Raises:
+        EpisodeError: There are fewer demonstrations than asked for; nothing is written.
+        SettingsError: The folder holds another run.
+    """
     demonstrations = load_episodes(args.episodes, "train", [args.task], behaviours=["expert"])
     if len(demonstrations) < args.demonstrations:
         raise EpisodeError(
@@ -111,6 +115,11 @@ def main() -> None:
     policy, config = clone(args, demonstrations[: args.demonstrations])
     save_policy(policy, config, args.out)
     print(f"cloned {args.task} in {time.monotonic() - started:.0f} s: {args.out}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
 
 
 if __name__ == "__main__":

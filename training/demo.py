@@ -24,9 +24,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from training import clone_policy, refine_policy
-from training.episodes import EpisodeError, load_episodes
 from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
-from training.policy import load_policy, save_policy
+from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
 from training.refine_policy import Measurement, split_starts
 from world4rl_gym.world_model import WorldModel
@@ -50,7 +49,8 @@ class Args:
         task: The task.
         out: Folder of the report; what a demo wrote there before is replaced.
         episodes: Real episodes, and imagined ones, before and after.
-        demonstrations: Folder of expert episodes.
+        demonstrations: Expert episodes to clone.
+        episodes_folder: Where they are.
         world_model: Folder or Hub id; none given means the embedded one.
         clone_steps: Gradient steps of cloning.
         refine_steps: Imagined steps at most.
@@ -60,7 +60,8 @@ class Args:
     task: str = "handle-pull"
     out: Path = Path("runs/demo")
     episodes: int = 50
-    demonstrations: Path = DEMONSTRATIONS
+    demonstrations: int = 10
+    episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1500
     refine_steps: int = 60_000
@@ -110,18 +111,16 @@ def run(args: Args) -> dict[str, Any]:
         (args.out / name).unlink(missing_ok=True)
 
     stages.begin()
-    demonstrations = load_episodes(args.demonstrations, "train", [args.task])
-    if not demonstrations:
-        raise EpisodeError(f"{args.demonstrations}: no demonstrations of {args.task}")
-    cloning = clone_policy.Args(
-        args.task,
-        work / "cloned",
-        args.demonstrations,
-        len(demonstrations),
-        args.clone_steps,
-        seed=args.seed,
+    clone_policy.run(
+        clone_policy.Args(
+            args.task,
+            work / "cloned",
+            args.episodes_folder,
+            args.demonstrations,
+            args.clone_steps,
+            seed=args.seed,
+        )
     )
-    save_policy(*clone_policy.clone(cloning, demonstrations), work / "cloned")
 
     stages.begin()
     before = _evaluate(args, world_model, work / "cloned", real, None)

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,8 @@ class Episode:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                np.savez_compressed(file, **{k: np.asarray(v) for k, v in vars(self).items()})
+                arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(self).items()}
+                np.savez_compressed(file, **arrays)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

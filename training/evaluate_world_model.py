@@ -41,7 +41,7 @@ class Args:
         split: The split that is measured.
         num_inference_steps: Denoising steps a frame; none given takes the model's number.
         out: Folder of `world_model.json` and of `pictures/`.
-        pictures: Write a strip and a video of one episode of each task.
+        pictures: Write a strip of one episode of each task, and a video of all of them.
         seed: Seed of the denoising noise.
     """
 
@@ -180,15 +180,25 @@ def format_table(report: dict[str, Any]) -> str:
 
 
 def save_pictures(replays: Sequence[Replay], folder: Path) -> None:
-    """Writes, for each task, a strip and a video of its first policy episode that was solved."""
+    """Writes a strip for each task's first solved policy episode, and one video of all of them."""
+    shown = []
     for task in sorted({r.episode.task for r in replays}):
         of_task = [r for r in replays if r.episode.task == task]
-        chosen = next(
-            (r for r in of_task if r.episode.behaviour == "policy" and r.episode.solved), of_task[0]
+        shown.append(
+            next(
+                (r for r in of_task if r.episode.behaviour == "policy" and r.episode.solved),
+                of_task[0],
+            )
         )
-        strip = comparison_strip(chosen.episode.frames, chosen.imagined)
+        strip = comparison_strip(shown[-1].episode.frames, shown[-1].imagined)
         save_image(folder / f"{task}.png", strip)
-        save_videos(folder / task, chosen.episode.frames, chosen.imagined)
+    length = min(len(r.imagined) for r in shown)
+    save_videos(
+        folder / "rollouts",
+        np.concatenate([r.episode.frames[:length] for r in shown], axis=2),
+        np.concatenate([r.imagined[:length] for r in shown], axis=2),
+        scale=2,
+    )
 
 
 def evaluate_world_model(

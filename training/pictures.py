@@ -70,7 +70,7 @@ def save_comparison(
             chosen[episode.task] = episode
     shown = list(chosen.values())
     with torch.no_grad():
-        imagined = replay(denoiser, scheduler, shown, num_inference_steps=3)
+        imagined = replay(denoiser, scheduler, shown, num_inference_steps=1)
     strips = [comparison_strip(e.frames, f) for e, f in zip(shown, imagined, strict=True)]
     width = min(strip.shape[1] for strip in strips)
     picture = np.concatenate([strip[:, :width] for strip in strips])

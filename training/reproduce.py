@@ -20,10 +20,8 @@ import tyro
 
 from training import clone_policy, refine_policy
 from training.demo import DEMONSTRATIONS
-from training.episodes import load_episodes
 from training.evaluate import Evaluation, evaluate, format_rate
 from training.metrics import Rate, rate
-from training.policy import save_policy
 from training.real_env import TASKS, check_task, split_seeds
 from training.settings import keep_settings
 from world4rl_gym.world_model import WorldModel
@@ -40,8 +38,8 @@ class Args:
         tasks: Tasks, or "all".
         seeds: Number of seeds, from 0 on; a seed is that of cloning and of refinement.
         episodes: Real episodes, and imagined ones, a figure.
-        demonstrations: Folder of expert episodes.
-        demonstrations_per_task: How many of them are cloned.
+        demonstrations: Expert episodes a task to clone.
+        episodes_folder: Where they are.
         clone_steps: Gradient steps of cloning.
         refine_steps: Imagined steps at most.
         world_model: Folder or Hub id; none given means the embedded one.
@@ -52,8 +50,8 @@ class Args:
     tasks: tuple[str, ...] = ("all",)
     seeds: int = 1
     episodes: int = 100
-    demonstrations: Path = DEMONSTRATIONS
-    demonstrations_per_task: int = 10
+    demonstrations: int = 10
+    episodes_folder: Path = DEMONSTRATIONS
     clone_steps: int = 1500
     refine_steps: int = 60_000
     world_model: str | None = None
@@ -91,17 +89,16 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
         return Cell(**json.loads(path.read_text()))
     cloned = folder / "cloned"
     if not (cloned / "policy.json").exists():
-        demonstrations = load_episodes(args.demonstrations, "train", [task], ["expert"])
-        cloning = clone_policy.Args(
-            task,
-            cloned,
-            args.demonstrations,
-            args.demonstrations_per_task,
-            args.clone_steps,
-            seed=seed,
+        clone_policy.run(
+            clone_policy.Args(
+                task,
+                cloned,
+                args.episodes_folder,
+                args.demonstrations,
+                args.clone_steps,
+                seed=seed,
+            )
         )
-        chosen = demonstrations[: args.demonstrations_per_task]
-        save_policy(*clone_policy.clone(cloning, chosen), cloned)
     refined = folder / "refined"
     if not (refined / "curve.json").exists():
         refine_policy.refine(

@@ -100,7 +100,7 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        head = RewardHead(RewardHeadConfig(frame_size)).to(memory_format=torch.channels_last)
+        head = RewardHead(RewardHeadConfig(frame_size))
     ema = copy.deepcopy(head).requires_grad_(False)
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=1e-2)
     fingerprint = {

@@ -74,23 +74,23 @@ class Args:
     out: Path
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
-    steps: int = 10_000
+    steps: int = 7500
     batch_size: int = 32
     autoregressive_steps: int = 4
     autoregressive_batch_size: int = 16
-    autoregressive_from: float = 0.65
+    autoregressive_from: float = 0.6
     learning_rate: float = 5e-4
     warmup: int = 200
     weight_decay: float = 1e-2
     ema: float = 0.998
-    log_sigma_mean: float = 0.0
-    log_sigma_deviation: float = 1.4
+    log_sigma_mean: float = 0.7
+    log_sigma_deviation: float = 1.3
     channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 2
     patch_size: int = 4
     precision: str = "bf16"
     checkpoint_every: int = 500
-    picture_every: int = 2000
+    picture_every: int = 1000
     skip_bad: bool = False
     seed: int = 0
 
@@ -214,7 +214,8 @@ def train(args: Args) -> Path:
         config, residual_scale=round(windows.residual_deviation() / config.sigma_data, 6)
     )
     torch.manual_seed(args.seed)
-    denoiser = Denoiser(config).to(memory_format=torch.channels_last)
+    denoiser = Denoiser(config)
+    denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(denoiser).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay, fused=True
@@ -285,7 +286,7 @@ def train(args: Args) -> Path:
                 if stop.signal:
                     print(f"stopped at step {step}; the same command goes on from there")
                     raise SystemExit(128 + stop.signal)
-                if main_process and held_out and step % args.picture_every == 0:
+                if log and held_out and step % args.picture_every == 0:
                     path = args.out / "pictures" / f"step-{step:06d}.png"
                     image = save_comparison(ema, EulerScheduler(), held_out, path)
                     log.tensorboard.add_image("rollout", image, step, dataformats="HWC")

@@ -106,8 +106,12 @@ class Denoiser(nn.Module):
             `(B, 3, H, W)` float32, the denoised scaled difference.
         """
         c_skip, c_out, c_in, c_noise = self._preconditioning(sigma.float())
-        inputs = torch.cat([noisy * c_in, context.flatten(1, 2)], dim=1)
-        return c_skip * noisy + c_out * self.unet(inputs, c_noise, actions).float()
+        scaled = noisy * c_in
+        inputs = torch.cat([scaled, context.flatten(1, 2)], dim=1)
+        value, gate = self.unet(inputs, c_noise, actions).float().chunk(2, dim=1)
+        # The patches' 48 values of noise do not fit through the U-Net beside the picture; the gate
+        # lets it cancel them pixel by pixel, which is all there is to do wherever nothing moves.
+        return c_skip * noisy + c_out * (value + gate * scaled)
 
     def to_residual(self, frames: Tensor, last: Tensor) -> Tensor:
         """Scaled difference of `(B, 3, H, W)` float frames from the last ones."""
@@ -178,12 +182,11 @@ class _UNet(nn.Module):
         )
         width = widths[0]
         self.head_norm = nn.GroupNorm(8, width)
-        self.head = nn.Conv2d(width, patch_channels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Conv2d(width, 2 * patch_channels, 3, padding=1)
+        _zero(self.head)
 
     def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> Tensor:
-        """`(B, 3 (T + 1), H, W)`, `(B,)` and `(B, T, A)` -> `(B, 3, H, W)`."""
+        """`(B, 3 (T + 1), H, W)`, `(B,)` and `(B, T, A)` -> `(B, 6, H, W)`: values and gates."""
         dtype = self.stem.weight.dtype
         code = two_hot(actions, self.config.action_bins).flatten(1).to(dtype)
         emb = self.noise_embedding(_sinusoidal(c_noise).to(dtype)) + self.action_embedding(code)
@@ -215,8 +218,7 @@ class _ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embedding_size, 2 * width)
         self.norm2 = nn.GroupNorm(8, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _zero(self.conv2)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -234,8 +236,7 @@ class _Attention(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        _zero(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, width, height, columns = x.shape
@@ -261,6 +262,12 @@ def _sinusoidal(c_noise: Tensor, size: int = 64) -> Tensor:
     frequencies = torch.exp(torch.linspace(0, math.log(64.0), size // 2, device=c_noise.device))
     angles = c_noise[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _zero(module: nn.Module) -> None:
+    """Lets a residual branch begin as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _column(values: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class RewardHead(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """`(B, 3, H, W)` float in [-1, 1] -> `(B,)` float32 logits."""
-        patches = F.pixel_unshuffle(frames.to(self.layers[0].weight.dtype), 2)
+        patches = F.pixel_unshuffle(frames, 2)
         return self.layers(patches.contiguous(memory_format=torch.channels_last)).squeeze(1).float()
 
     def success_probability(self, frames: Tensor) -> Tensor:
