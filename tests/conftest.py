@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +79,9 @@ def tiny_folder(tiny_world_model: WorldModel, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_world_model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def model_folder(tiny_folder: str, tmp_path: Path) -> Path:
+    """A copy of the tiny world model's folder, to do with as one likes."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
