@@ -7,7 +7,7 @@ import sys
 
 
 def run_python(code: str, *arguments: str, timeout: float = 100) -> str:
-    """Runs `code` in a fresh interpreter and returns what it printed; fails if it fails or hangs."""
+    """Returns what `code` prints in a fresh interpreter; fails if it fails or hangs."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

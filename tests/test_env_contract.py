@@ -12,11 +12,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from fresh_process import run_python
 from gymnasium.error import Error, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import world4rl_gym
-from fresh_process import run_python
 from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, WorldModel
 
 ID = world4rl_gym.ENV_ID
