@@ -27,7 +27,7 @@ def check_device(device: object) -> torch.device:
     """Returns a device that this machine has, or raises ValueError listing those it has."""
     valid = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     try:
-        chosen = torch.device(device)  # type: ignore[arg-type]
+        chosen = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError):
         chosen = None
     if chosen is not None and chosen.type == "cuda" and chosen.index is None:

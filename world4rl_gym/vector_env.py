@@ -87,8 +87,8 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._seed_row(row, None)
         self._over = np.zeros(self.num_envs, dtype=bool)
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[misc, override]
         """The rows' generators."""
         return tuple(self.imagination.rngs)
 
@@ -122,9 +122,9 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         chosen = check_reset_options(options, (*RESET_OPTIONS, "reset_mask"))
         mask = self._reset_mask(chosen.pop("reset_mask", None))
         seeds = self._row_seeds(seed)
-        saved = [self.imagination.rngs[:], self._seeds[:]]
+        saved = self.imagination.rngs[:], self._seeds[:]
         try:
-            for row in np.flatnonzero(mask):
+            for row in np.flatnonzero(mask).tolist():
                 if seeds[row] is not None:
                     self._seed_row(row, seeds[row])
             frames = self.imagination.reset(mask, **chosen)
@@ -197,6 +197,18 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("reset() must be called before render()")
         frames = to_observation(self.imagination.frames)
         return tuple(enlarge(frame, self.render_scale) for frame in frames)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Returns an attribute or a method's result once for each row, as `SyncVectorEnv` does."""
+        value = getattr(self, name)
+        if callable(value):
+            value = value(*args, **kwargs)
+        of_rows = isinstance(value, tuple) and len(value) == self.num_envs
+        return value if of_rows else (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Returns an attribute once for each row; the rows share one env."""
+        return self.call(name)
 
     def _reset_info(self, mask: np.ndarray) -> dict[str, Any]:
         tasks = np.full(self.num_envs, None, dtype=object)
