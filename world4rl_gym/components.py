@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,28 +48,41 @@ def load_component(
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_component(module: nn.Module, folder: Path, exact: bool = False) -> None:
-    """Writes a network's configuration and its weights into `folder`, whole or not at all.
+def save_component(module: nn.Module, folder: Path) -> None:
+    """Writes a network's configuration, and its weights rounded to float16, whole or not at all.
 
     Args:
         module: The network; its `config` is a dataclass.
-        folder: Where to; replaced if it is there.
-        exact: Keep weights that float16 cannot hold exactly in float32, instead of rounding them.
+        folder: Where to; replaced if it is there and holds nothing else.
 
     Raises:
         WorldModelError: It cannot be written, or a weight is NaN, infinite or beyond float16.
     """
+    with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
+        write_component(module, fresh)
+
+
+def write_component(module: nn.Module, folder: Path, exact: bool = False) -> None:
+    """Writes what `save_component` does into an empty folder of a save that is under way.
+
+    Args:
+        module: The network.
+        folder: Where to.
+        exact: Keep weights that float16 cannot hold exactly in float32, instead of rounding them.
+
+    Raises:
+        OSError: It cannot be written.
+        WorldModelError: A weight is NaN, infinite or beyond float16.
+    """
     config: Any = module.config
-    record = {"_class_name": type(module).__name__, **dataclasses.asdict(config)}
     weights = {}
     for key, value in module.state_dict().items():
-        half = value.detach().cpu().half()
-        kept = (
-            value.detach().cpu() if exact and not torch.equal(half.float(), value.cpu()) else half
-        )
-        if not bool(kept.isfinite().all()):
-            raise WorldModelError(f"{folder}: tensor {key!r}: is not finite in {kept.dtype}")
-        weights[key] = kept
-    with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
-        write_json(fresh / CONFIG_FILE, record)
-        write_tensors(fresh / WEIGHTS_FILE, weights)
+        full = value.detach().cpu()
+        half = full.half()
+        weights[key] = full if exact and not torch.equal(half.float(), full) else half
+        if not bool(weights[key].isfinite().all()):
+            raise WorldModelError(
+                f"{WEIGHTS_FILE}: tensor {key!r}: is not finite in {weights[key].dtype}"
+            )
+    write_json(folder / CONFIG_FILE, {"_class_name": type(module).__name__, **asdict(config)})
+    write_tensors(folder / WEIGHTS_FILE, weights)

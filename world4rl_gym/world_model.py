@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from world4rl_gym.components import load_component, save_component
+from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.hub import find_folder, upload
 from world4rl_gym.initial_frames import InitialFrames
@@ -136,9 +136,10 @@ class WorldModel(nn.Module):
         """
         parts = {name.split("/")[0] for name in ALL_FILES}
         with replaced_folder(Path(folder), {*parts, ".gitattributes", ".cache"}) as fresh:
-            save_component(self.denoiser, fresh / "denoiser", exact=True)
-            save_component(self.reward_head, fresh / "reward_head", exact=True)
-            (fresh / "scheduler").mkdir()
+            for name in ("denoiser", "reward_head", "scheduler", "initial_frames"):
+                (fresh / name).mkdir()
+            write_component(self.denoiser, fresh / "denoiser", exact=True)
+            write_component(self.reward_head, fresh / "reward_head", exact=True)
             levels = dataclasses.asdict(self.scheduler)
             write_json(fresh / SCHEDULER_FILE, {"_class_name": "EDMEulerScheduler", **levels})
             self.initial_frames.to("cpu").save(fresh)

@@ -1,0 +1,295 @@
+"""List A, folders: links, permissions, files for folders, and saving whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import make_tiny_world_model
+from tampering import DENOISER, INDEX, load_refused, refused
+
+from world4rl_gym.components import save_component
+from world4rl_gym.model_index import PART_FILES
+from world4rl_gym.world_model import WorldModel, WorldModelError
+from world4rl_gym.writing import replaced_folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with what it holds."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ------------------------------------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize("name", [INDEX, *PART_FILES])
+def test_a_links_that_leave_the_folder(model_folder: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    (model_folder / name).rename(outside)
+    (model_folder / name).symlink_to(outside)
+    load_refused(model_folder, name, "leaves the folder")
+
+
+def test_a_a_linked_subfolder_that_leaves_the_folder(model_folder: Path, tmp_path: Path) -> None:
+    (model_folder / "denoiser").rename(tmp_path / "outside")
+    (model_folder / "denoiser").symlink_to("../outside")
+    load_refused(model_folder, "denoiser", "leaves the folder")
+
+
+def test_a_links_in_a_circle(model_folder: Path) -> None:
+    (model_folder / DENOISER).unlink()
+    (model_folder / DENOISER).symlink_to(model_folder / DENOISER)
+    load_refused(model_folder, DENOISER)
+
+
+def test_a_links_that_stay_within_are_followed(model_folder: Path) -> None:
+    (model_folder / DENOISER).rename(model_folder / "weights")
+    (model_folder / DENOISER).symlink_to("../weights")
+    WorldModel.from_pretrained(model_folder)
+
+
+def test_a_links_of_a_snapshot_lead_to_blobs_alone(model_folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--someone--theirs" / "snapshots" / "0"
+    shutil.copytree(model_folder, snapshot)
+    for home in (snapshot.parent.parent / "blobs", tmp_path / "blobs", tmp_path / "elsewhere"):
+        home.mkdir()
+        shutil.copyfile(model_folder / DENOISER, home / "weights")
+        (snapshot / DENOISER).unlink()
+        (snapshot / DENOISER).symlink_to(home / "weights")
+        if home.name == "blobs":
+            WorldModel.from_pretrained(snapshot)
+        else:
+            load_refused(snapshot, DENOISER, "leaves the folder")
+
+
+# ---------------------------------------------------------------------------- files and folders
+
+
+@pytest.mark.parametrize("name", [INDEX, *PART_FILES])
+def test_a_a_folder_where_a_file_is_expected(model_folder: Path, name: str) -> None:
+    (model_folder / name).unlink()
+    (model_folder / name).mkdir()
+    load_refused(model_folder, name, "found a folder")
+
+
+@pytest.mark.parametrize("name", ["denoiser", "scheduler", "reward_head", "initial_frames"])
+def test_a_a_file_where_a_folder_is_expected(model_folder: Path, name: str) -> None:
+    shutil.rmtree(model_folder / name)
+    (model_folder / name).write_text("a file")
+    load_refused(model_folder, name)
+
+
+def test_a_a_file_given_as_the_folder(model_folder: Path) -> None:
+    load_refused(model_folder / INDEX, INDEX, "found a file")
+
+
+@pytest.mark.parametrize("name", [INDEX, DENOISER])
+def test_a_a_pipe_is_never_waited_for(model_folder: Path, name: str) -> None:
+    (model_folder / name).unlink()
+    os.mkfifo(model_folder / name)
+    load_refused(model_folder, name, "expected a file")
+
+
+@pytest.mark.parametrize(
+    "source", ["", "missing", "./missing", "/missing/model", "a" * 5000, "a\0b", "../..x", 7, b"x"]
+)
+def test_a_what_is_neither_a_folder_nor_an_id(source, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with refused():
+        WorldModel.from_pretrained(source)
+
+
+def test_a_an_empty_folder(tmp_path: Path) -> None:
+    load_refused(tmp_path, INDEX, "missing")
+
+
+def test_a_the_embedded_default_is_what_none_loads() -> None:
+    from world4rl_gym.hub import EMBEDDED
+
+    if not EMBEDDED.exists():
+        pytest.skip("the package is built without its embedded world model")
+    assert len(WorldModel.from_pretrained().config.tasks) >= 1
+
+
+# ------------------------------------------------------------------------------------- permission
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Takes root's powers away for a while, for root may read and write everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.fixture
+def shared_folder(tiny_folder: str) -> Iterator[Path]:
+    """A copy that other users can reach too, which pytest's own folders are not."""
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        yield Path(shutil.copytree(tiny_folder, Path(parent) / "model"))
+        for path in (Path(parent), *Path(parent).rglob("*")):
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", [".", "..", INDEX, "denoiser", DENOISER, "initial_frames"])
+def test_a_no_permission_to_read(shared_folder: Path, name: str) -> None:
+    WorldModel.from_pretrained(shared_folder)
+    (shared_folder / name).chmod(0)
+    with unprivileged():
+        load_refused(shared_folder, shared_folder, name.strip("."), "ermission")
+
+
+def test_a_saved_files_can_be_read_by_others(shared_folder: Path) -> None:
+    make_tiny_world_model().save_pretrained(shared_folder)
+    for path in (shared_folder, *shared_folder.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode & 0o444 == 0o444, f"{path} has mode {mode:o}"
+    with unprivileged():
+        WorldModel.from_pretrained(shared_folder)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0])
+def test_a_no_permission_to_save(shared_folder: Path, tiny_world_model, mode: int) -> None:
+    before = contents(shared_folder)
+    shared_folder.parent.chmod(mode)
+    with unprivileged(), refused(shared_folder, "ermission"):
+        tiny_world_model.save_pretrained(shared_folder)
+    shared_folder.parent.chmod(0o755)
+    assert contents(shared_folder) == before
+
+
+# -------------------------------------------------------------------------------- whole or not
+
+
+@contextlib.contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Makes files beyond `size` bytes impossible, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 100_000])
+def test_a_disk_full_on_save_keeps_the_old_folder_whole(
+    model_folder: Path, tiny_world_model, size: int
+) -> None:
+    before = contents(model_folder)
+    with (
+        pytest.raises(WorldModelError, match=f"{model_folder}.* cannot be written"),
+        files_limited_to(size),
+    ):
+        tiny_world_model.save_pretrained(model_folder)
+    assert contents(model_folder) == before
+    assert [p.name for p in model_folder.parent.iterdir()] == [model_folder.name]
+
+
+def test_a_a_really_full_disk(model_folder: Path, tiny_world_model, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a tiny disk; RLIMIT_FSIZE is tested instead")
+    try:
+        tiny_world_model.save_pretrained(disk / "model")
+        before = contents(disk / "model")
+        with refused(disk / "model", "cannot be written"):
+            tiny_world_model.save_pretrained(disk / "model")
+        assert contents(disk / "model") == before
+        assert [p.name for p in disk.iterdir()] == ["model"]
+        WorldModel.from_pretrained(disk / "model")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_save_killed_at_any_moment_leaves_a_whole_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    versions = [{f"{n}.bin": bytes([v]) * 200_000 for n in range(3)} for v in range(2)]
+    for name, data in versions[0].items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    for round_ in range(15):
+        child = os.fork()
+        if child == 0:
+            while True:
+                for files in versions:
+                    with replaced_folder(folder, files) as fresh:
+                        for name, data in files.items():
+                            (fresh / name).write_bytes(data)
+        time.sleep(0.004 * round_)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert contents(folder) in versions
+
+
+def test_a_saving_where_a_file_is(tiny_world_model, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with refused("model", "found a file"):
+        tiny_world_model.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+    with refused("model"):
+        tiny_world_model.save_pretrained(tmp_path / "model" / "below")
+
+
+def test_saving_never_replaces_a_folder_of_something_else(
+    tiny_world_model, model_folder: Path
+) -> None:
+    (model_folder / "thesis.tex").write_text("years of work")
+    with refused("thesis.tex"):
+        tiny_world_model.save_pretrained(model_folder)
+    assert (model_folder / "thesis.tex").exists()
+    with refused("is not replaced"):
+        save_component(tiny_world_model.denoiser, model_folder)
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(
+    tiny_world_model, model_folder: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(model_folder)
+    make_tiny_world_model(seed=1).save_pretrained(link)
+    assert link.is_symlink()
+    old = WorldModel.from_pretrained(model_folder).denoiser.state_dict()
+    new = make_tiny_world_model(seed=1).denoiser.state_dict()
+    assert all((old[key] == new[key]).all() for key in new)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+
+
+def test_weights_that_do_not_fit_are_not_saved(model_folder: Path) -> None:
+    model = make_tiny_world_model()
+    before = contents(model_folder)
+    model.denoiser.unet.head.bias.data[0] = float("nan")
+    with pytest.raises(WorldModelError, match="unet.head.bias"):
+        model.save_pretrained(model_folder)
+    assert contents(model_folder) == before
+    model.denoiser.unet.head.bias.data[0] = 1e6
+    with pytest.raises(WorldModelError, match="unet.head.bias"):
+        save_component(model.denoiser, model_folder / "denoiser")
+    assert contents(model_folder) == before
