@@ -21,14 +21,17 @@ SIZE, LENGTH, ACTIONS = 16, 4, 3
 TASKS = ("push", "pull")
 
 
-def make_tiny_world_model(seed: int = 0, success_threshold: float = 0.43) -> WorldModel:
+def make_tiny_world_model(
+    seed: int = 0, success_threshold: float = 0.43, frame_size: int = SIZE, patch_size: int = 4
+) -> WorldModel:
     """A world model whose random weights move its frames and whose rows succeed now and then."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = Denoiser(
             DenoiserConfig(
-                frame_size=SIZE,
+                frame_size=frame_size,
                 context_length=LENGTH,
+                patch_size=patch_size,
                 action_size=ACTIONS,
                 action_bins=5,
                 channels=(8, 16),
@@ -37,7 +40,7 @@ def make_tiny_world_model(seed: int = 0, success_threshold: float = 0.43) -> Wor
                 residual_scale=0.5,
             )
         )
-        reward_head = RewardHead(RewardHeadConfig(frame_size=SIZE, width=8))
+        reward_head = RewardHead(RewardHeadConfig(frame_size=frame_size, width=8))
         for parameter in [*denoiser.parameters(), *reward_head.parameters()]:
             if not parameter.any():  # zero-initialised outputs would leave every frame as it is
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -46,7 +49,8 @@ def make_tiny_world_model(seed: int = 0, success_threshold: float = 0.43) -> Wor
     rng = np.random.default_rng(seed)
     starts, later = 6, 4
     count = starts + later
-    frames = torch.from_numpy(rng.integers(0, 256, (count, LENGTH, 3, SIZE, SIZE), dtype=np.uint8))
+    shape = (count, LENGTH, 3, frame_size, frame_size)
+    frames = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
     frames[:starts] = frames[:starts, :1]
     actions = torch.from_numpy(rng.uniform(-1, 1, (count, LENGTH - 1, ACTIONS)).astype(np.float32))
     actions[:starts] = 0

@@ -1,0 +1,82 @@
+"""Every example runs, for a few hundred steps, as its user would run it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import make_tiny_world_model
+
+import world4rl_gym
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A world model of few weights but full-sized frames, as the libraries' policies want."""
+    path = tmp_path_factory.mktemp("models") / "tiny64"
+    make_tiny_world_model(frame_size=64, patch_size=16).save_pretrained(path)
+    return str(path)
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "steps"),
+    [
+        ("sb3_ppo", "stable_baselines3", 256),
+        ("sb3_sac", "stable_baselines3", 200),
+        ("cleanrl_style_ppo", "torch", 512),
+        ("torchrl_rollout", "torchrl", 256),
+        ("skrl_ppo", "skrl", 256),
+        ("torch_imagination", "torch", 320),
+    ],
+)
+def test_E23_an_example_runs(
+    folder: str,
+    name: str,
+    needs: str,
+    steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip(needs)
+    monkeypatch.chdir(tmp_path)
+    load_example(name).main(["--steps", str(steps), "--world-model", folder])
+    said = capsys.readouterr().out
+    assert "imagined" in said or "env steps/s" in said
+    print(said)
+
+
+def test_E23_torchrl_sees_what_gymnasium_sees(folder: str) -> None:
+    """Frames, rewards and flags through `GymWrapper` are those of the vector env itself."""
+    pytest.importorskip("torchrl")
+    import torch
+    from torchrl.envs import GymWrapper
+
+    plain = gym.make_vec(world4rl_gym.ENV_ID, 3, world_model=folder)
+    wrapped = GymWrapper(gym.make_vec(world4rl_gym.ENV_ID, 3, world_model=folder))
+    frames, _ = plain.reset(seed=5)
+    state = wrapped.reset(seed=5)
+    assert tuple(state["observation"].shape) == (3, 64, 64, 3)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        actions = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+        frames, rewards, terminated, truncated, _ = plain.step(actions)
+        state = wrapped.step(state.set("action", torch.from_numpy(actions)))["next"]
+        assert np.array_equal(state["observation"].numpy(), frames)
+        assert np.array_equal(state["reward"].squeeze(-1).numpy(), rewards)
+        assert np.array_equal(state["terminated"].squeeze(-1).numpy(), terminated)
+        assert np.array_equal(state["truncated"].squeeze(-1).numpy(), truncated)

@@ -1,0 +1,140 @@
+"""Steps the env for long, makes and closes it often, and watches memory and handles.
+
+python -m training.soak --steps 100000 --cycles 200 --out results/soak.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+
+import world4rl_gym
+
+SAMPLES = 40
+LARGEST_GROWTH_MB = 10.0
+"""Between the medians of the second and of the last quarter of the samples."""
+
+
+class Watch:
+    """Samples this process's resident memory, open files and threads."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self.memory_mb: list[float] = []
+        self.handles: list[int] = []
+        self.threads: list[int] = []
+
+    def sample(self) -> None:
+        """Takes one sample, after a collection of garbage."""
+        gc.collect()
+        self.memory_mb.append(round(self._process.memory_info().rss / 2**20, 2))
+        self.handles.append(self._process.num_fds())
+        self.threads.append(self._process.num_threads())
+
+    def summary(self) -> dict[str, Any]:
+        """Growth from the second quarter on: what comes before is caches filling."""
+        return {
+            "memory_growth_mb": round(_growth(self.memory_mb), 2),
+            "handle_growth": _growth(self.handles),
+            "thread_growth": _growth(self.threads),
+            "memory_mb": self.memory_mb,
+        }
+
+
+def _growth(values: list[Any]) -> float:
+    quarter = max(len(values) // 4, 1)
+    return statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter])
+
+
+def soak_steps(world_model: str | None, steps: int, num_envs: int) -> dict[str, Any]:
+    """Steps a vector env, with its autoresets and renders, `steps` env steps in all."""
+    env = gym.make_vec(
+        world4rl_gym.ENV_ID, num_envs, world_model=world_model, render_mode="rgb_array"
+    )
+    rng = np.random.default_rng(0)
+    watch, began, episodes = Watch(), time.perf_counter(), 0
+    count = max(steps // num_envs, SAMPLES)
+    marks = set(np.linspace(0, count - 1, SAMPLES).astype(int).tolist())
+    env.reset(seed=0)
+    for step in range(count):
+        _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
+        episodes += int((terminated | truncated).sum())
+        if step in marks:
+            env.render()
+            watch.sample()
+    env.close()
+    seconds = time.perf_counter() - began
+    return {
+        "steps": count * num_envs,
+        "episodes": episodes,
+        "steps_per_second": round(count * num_envs / seconds, 1),
+        **watch.summary(),
+    }
+
+
+def soak_cycles(world_model: str | None, cycles: int) -> dict[str, Any]:
+    """Makes an env, plays three steps and closes it, `cycles` times."""
+    watch, began = Watch(), time.perf_counter()
+    marks = set(np.linspace(0, cycles - 1, min(SAMPLES, cycles)).astype(int).tolist())
+    for cycle in range(cycles):
+        env = gym.make(world4rl_gym.ENV_ID, world_model=world_model)
+        env.reset(seed=cycle)
+        for _ in range(3):
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset()
+        env.close()
+        del env
+        if cycle in marks:
+            watch.sample()
+    return {
+        "cycles": cycles,
+        "seconds_a_cycle": round((time.perf_counter() - began) / cycles, 3),
+        **watch.summary(),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs both parts, prints and writes the result; returns 1 where something grew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--world-model", help="a folder or a Hub id; the embedded default else")
+    parser.add_argument("--out", type=Path, default=Path("results/soak.json"))
+    args = parser.parse_args(arguments)
+    result = {
+        "stepping": soak_steps(args.world_model, args.steps, args.num_envs),
+        "making": soak_cycles(args.world_model, args.cycles),
+    }
+    grew = [
+        f"{part}: {name} {told[name]}"
+        for part, told in result.items()
+        for name, most in (
+            ("memory_growth_mb", LARGEST_GROWTH_MB),
+            ("handle_growth", 0),
+            ("thread_growth", 0),
+        )
+        if told[name] > most
+    ]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"flat": not grew, **result}, indent=2) + "\n")
+    for part, told in result.items():
+        shown = {name: value for name, value in told.items() if name != "memory_mb"}
+        print(f"{part}: {shown}, memory {told['memory_mb'][0]} to {told['memory_mb'][-1]} MB")
+    print("flat" if not grew else f"grew: {'; '.join(grew)}")
+    return 1 if grew else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
