@@ -18,10 +18,11 @@ from training.evaluate_world_model import (
     fidelity,
     format_table,
     outcomes,
-    reward_figures,
     save_pictures,
 )
 from training.replay import replay
+from training.train_reward_head import choose_threshold
+from training.train_reward_head import figures as reward_figures
 
 
 def perfect(seed: int, behaviour: str = "policy") -> Replay:
@@ -39,9 +40,15 @@ def test_a_perfect_world_model_scores_perfectly() -> None:
     assert "15" not in figures["psnr"]  # the toy episodes end at 8
     told = outcomes(replays, 0.5)
     assert told["agreement"]["mean"] == 1.0
-    head = reward_figures(replays, 0.5)
+    head = reward_figures([r.episode for r in replays], [r.probability for r in replays], 0.5)
     assert head["auroc"] == 1.0
     assert head["false_positive"]["mean"] == 0.0
+
+
+def test_the_threshold_judges_episodes_rightly() -> None:
+    highest = np.array([0.1, 0.6, 0.7, 0.9])
+    assert 0.7 < choose_threshold(highest, np.array([0, 0, 0, 1])) <= 0.9
+    assert choose_threshold(highest, np.array([0, 1, 1, 1])) <= 0.6
 
 
 def test_an_optimist_is_caught() -> None:

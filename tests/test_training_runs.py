@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -16,11 +16,11 @@ import torch
 from episode_factory import write_episodes
 from safetensors.torch import load_file
 
-from training import train_reward_head, train_world_model
+from training import train_world_model
 from training.checkpoints import Checkpoints, RunError, locked
 from training.settings import SettingsError
+from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.hub import load_component
 
 TINY = {
     "steps": 24,
@@ -233,15 +233,27 @@ def test_bad_settings_are_named(field: str, tmp_path: Path) -> None:
         train_world_model.Args(tmp_path, **{field: -1})
 
 
-def test_reward_head_learns_the_toy_scene(data: Path, tmp_path: Path, monkeypatch) -> None:
-    arguments = ["--episodes", str(data), "--out", str(tmp_path / "head"), "--steps", "120"]
-    monkeypatch.setattr(sys, "argv", ["train_reward_head", *arguments])
-    train_reward_head.main()
-    args = train_reward_head.Args(tmp_path / "head", data, steps=120)
-    assert (args.out / "figures.json").exists()
-    import json
+def train_head(out: Path, data: Path, steps: int = 120) -> None:
+    flags = ["--steps", str(steps), "--checkpoint-every", "50"]
+    command = [sys.executable, "-m", "training.train_reward_head", "--out", str(out)]
+    subprocess.run([*command, "--episodes", str(data), *flags], check=True, capture_output=True)
 
-    figures = json.loads((args.out / "figures.json").read_text())
+
+def test_reward_head_learns_the_toy_scene_and_resumes(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "head"
+    train_head(out, data)
+    figures = json.loads((out / "figures.json").read_text())
     assert figures["all"]["auroc"] > 0.9
     assert 0 < figures["threshold"] < 1
-    assert dataclasses.asdict(args)["steps"] == 120
+    whole = load_file(out / "reward_head" / "diffusion_pytorch_model.safetensors")
+    (out / "figures.json").unlink()
+    train_head(out, data)  # goes on from step 100
+    again = load_file(out / "reward_head" / "diffusion_pytorch_model.safetensors")
+    assert same(whole, again)
+    assert json.loads((out / "figures.json").read_text()) == figures
+
+
+def test_T4_no_readable_checkpoint_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-00000007.pt").write_bytes(b"rubbish")
+    with pytest.raises(RunError, match="none of its 1 checkpoints can be read"):
+        Checkpoints(tmp_path, {}).load_newest()

@@ -22,8 +22,8 @@ from training.collect_episodes import start_frames_path
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.model_card import model_card
 from training.windows import Windows
+from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.hub import load_component
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
 from world4rl_gym.scheduler import EulerScheduler

@@ -57,13 +57,15 @@ class Checkpoints:
         A damaged one is passed over with a warning.
 
         Raises:
-            RunError: The checkpoint is of other data or settings; the message shows the difference.
+            RunError: The checkpoint is of other data or settings, and the message shows the
+                difference; or none of several can be read.
         """
-        for path in self._paths():
+        paths = self._paths()
+        for path in paths:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
-                print(f"warning: {path} is damaged; using the checkpoint before it")
+                print(f"warning: {path} is damaged; trying the checkpoint before it")
                 continue
             kept = state["fingerprint"]
             differences = [
@@ -74,6 +76,11 @@ class Checkpoints:
             if differences:
                 raise RunError(f"{path}: made by another run ({'; '.join(differences)})")
             return state
+        if paths:
+            raise RunError(
+                f"{self.folder}: none of its {len(paths)} checkpoints can be read; remove them to "
+                "begin anew"
+            )
         return None
 
     def _paths(self) -> list[Path]:

@@ -21,9 +21,10 @@ import torch
 import tyro
 
 from training.episodes import Episode, load_episodes
-from training.metrics import auroc, expected_calibration_error, psnr, rate, ssim
+from training.metrics import psnr, rate, ssim
 from training.pictures import comparison_strip, save_image, save_videos
 from training.replay import replay
+from training.train_reward_head import figures as reward_figures
 from world4rl_gym.pixels import channels_first
 from world4rl_gym.world_model import WorldModel
 
@@ -122,23 +123,6 @@ def outcomes(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
     }
 
 
-def reward_figures(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
-    """The reward head on real frames, and per real episode."""
-    scores = np.concatenate([r.real_probability for r in replays])
-    solved = np.concatenate([r.episode.success for r in replays])
-    called = scores >= threshold
-    true = np.array([r.episode.solved for r in replays])
-    seen = np.array([bool((r.real_probability >= threshold).any()) for r in replays])
-    return {
-        "auroc": round(auroc(scores, solved), 5),
-        "ece": round(expected_calibration_error(scores, solved), 5),
-        "false_positive": dataclasses.asdict(rate(called[~solved], 5)),
-        "false_negative": dataclasses.asdict(rate(~called[solved], 5)),
-        "episode_false_success": dataclasses.asdict(rate(seen[~true])),
-        "episode_missed_success": dataclasses.asdict(rate(~seen[true])),
-    }
-
-
 def summarise(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
     """All figures of some replays: by group of behaviours, and over all."""
     groups = {
@@ -146,7 +130,9 @@ def summarise(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
         for name, behaviours in GROUPS.items()
     }
     return {
-        **reward_figures(replays, threshold),
+        **reward_figures(
+            [r.episode for r in replays], [r.real_probability for r in replays], threshold
+        ),
         **outcomes(replays, threshold),
         **{name: fidelity(group) for name, group in groups.items() if group},
     }

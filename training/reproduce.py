@@ -20,7 +20,7 @@ import tyro
 
 from training import clone_policy, refine_policy
 from training.demo import DEMONSTRATIONS
-from training.evaluate import Evaluation, evaluate, format_rate
+from training.evaluate import evaluate, format_rate
 from training.metrics import Rate, rate
 from training.real_env import TASKS, check_task, split_seeds
 from training.settings import keep_settings
@@ -43,7 +43,8 @@ class Args:
         clone_steps: Gradient steps of cloning.
         refine_steps: Imagined steps at most.
         world_model: Folder or Hub id; none given means the embedded one.
-        work: Folder of policies and of finished cells.
+        workers: Processes for real episodes.
+        work: Folder of policies and of what was measured of them.
         out: Folder of `table.json` and `table.md`; rows of other tasks there are kept.
     """
 
@@ -55,6 +56,7 @@ class Args:
     clone_steps: int = 1500
     refine_steps: int = 60_000
     world_model: str | None = None
+    workers: int = 2
     work: Path = Path("runs/reproduce")
     out: Path = Path("results")
 
@@ -82,12 +84,9 @@ class Cell:
 
 
 def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
-    """Clones, refines and evaluates one policy, or reads what an earlier run left of it."""
+    """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
     folder = args.work / f"{task}-{seed}"
-    path = folder / "cell.json"
-    if path.exists():
-        return Cell(**json.loads(path.read_text()))
-    cloned = folder / "cloned"
+    cloned, refined = folder / "cloned", folder / "refined"
     if not (cloned / "policy.json").exists():
         clone_policy.run(
             clone_policy.Args(
@@ -99,7 +98,28 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
                 seed=seed,
             )
         )
-    refined = folder / "refined"
+    seeds = split_seeds("test", args.episodes, FIRST_TEST_SEED)
+
+    def measured(policy: Path, world: str) -> list[int]:
+        """Outcomes in one world, from the same start configurations."""
+        path = folder / f"{policy.name}-{world}.json"
+        if not path.exists():
+            video = folder / "rollout" if (policy, world) == (refined, "real") else None
+            result = evaluate(
+                policy,
+                world_model,
+                seeds,
+                imagined=world == "imagined",
+                real=world == "real",
+                workers=args.workers,
+                video=video,
+            )
+            outcomes = result.real if world == "real" else result.imagined
+            assert outcomes is not None
+            path.write_text(json.dumps([int(solved) for solved in outcomes]) + "\n")
+        return json.loads(path.read_text())
+
+    before = measured(cloned, "real"), measured(cloned, "imagined")
     if not (refined / "curve.json").exists():
         refine_policy.refine(
             refine_policy.Args(
@@ -107,30 +127,17 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
             )
         )
     curve = json.loads((refined / "curve.json").read_text())
-    seeds = split_seeds("test", args.episodes, FIRST_TEST_SEED)
-    before = evaluate(cloned, world_model, seeds)
-    after = evaluate(refined, world_model, seeds, video=folder / "rollout")
-    cell = Cell(
+    after = measured(refined, "real"), measured(refined, "imagined")
+    return Cell(
         task,
         seed,
         curve["curve"][-1]["imagined_steps"],
         curve["kept"],
-        *(
-            [int(solved) for solved in outcomes]
-            for outcomes in _outcomes(before, "real")
-            + _outcomes(after, "real")
-            + _outcomes(before, "imagined")
-            + _outcomes(after, "imagined")
-        ),
+        cloned=before[0],
+        refined=after[0],
+        imagined_before=before[1],
+        imagined_after=after[1],
     )
-    path.write_text(json.dumps(dataclasses.asdict(cell)) + "\n")
-    return cell
-
-
-def _outcomes(evaluation: Evaluation, world: str) -> list[np.ndarray]:
-    outcomes = getattr(evaluation, world)
-    assert outcomes is not None
-    return [outcomes]
 
 
 def make_row(cells: list[Cell]) -> dict[str, Any]:
@@ -187,8 +194,11 @@ def main() -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     for task in args.tasks:
         for seed in range(args.seeds):
-            cell = dataclasses.replace(args, tasks=(task,), seeds=seed + 1, out=Path())
-            keep_settings(cell, args.work / f"{task}-{seed}")
+            keep_settings(
+                args,
+                args.work / f"{task}-{seed}",
+                leave_out=("tasks", "seeds", "workers", "work", "out"),
+            )
     rows = []
     for task in args.tasks:
         cells = [make_cell(args, world_model, task, seed) for seed in range(args.seeds)]

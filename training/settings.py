@@ -12,19 +12,20 @@ class SettingsError(ValueError):
     """An output folder belongs to a run with other settings; the message shows the difference."""
 
 
-def keep_settings(args: Any, out: Path, name: str = "settings.json") -> None:
+def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Writes the resolved arguments to `out`, or checks them against those written there.
 
     Args:
         args: A dataclass of arguments; values become JSON, paths and tuples as strings and lists.
         out: The output folder; made where it is missing.
-        name: The file's name.
+        leave_out: Fields that may differ between two runs of one folder.
 
     Raises:
         SettingsError: The folder holds other settings; nothing is changed.
     """
-    settings = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    path = out / name
+    values = {k: v for k, v in dataclasses.asdict(args).items() if k not in leave_out}
+    settings = json.loads(json.dumps(values, default=str))
+    path = out / "settings.json"
     if path.exists():
         try:
             kept = json.loads(path.read_text())

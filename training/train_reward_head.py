@@ -2,7 +2,7 @@
 
     python -m training.train_reward_head --episodes data/episodes --out runs/reward_head
 
-The threshold is chosen on validation episodes, as the one that calls fewest of them wrongly; the
+The threshold is chosen on validation episodes, as the one that judges most of them rightly; the
 figures are of test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
 training episodes are learned from as well, with the labels of the real frames.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from training.episodes import Episode, EpisodeError, load_episodes
 from training.metrics import auroc, expected_calibration_error, rate
 from training.replay import replay
 from training.settings import keep_settings
+from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.hub import load_component, save_component
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
 from world4rl_gym.scheduler import EulerScheduler
@@ -137,7 +138,7 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
             share = len(yes) / len(pool.frames)
             weight = torch.where(pool.solved[rows] > 0, 2 * share, 2 * (1 - share))
             for group in optimizer.param_groups:
-                group["lr"] = args.learning_rate * 0.5 * (1 + np.cos(np.pi * step / args.steps))
+                group["lr"] = args.learning_rate * 0.5 * (1 + math.cos(math.pi * step / args.steps))
             with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
                 torch.manual_seed(args.seed * 100_003 + step)  # dropout
                 logits = head(to_float(frames))
@@ -174,28 +175,47 @@ def probabilities(head: RewardHead, frames: Tensor) -> np.ndarray:
         return torch.cat([head.success_probability(f) for f in frames.split(512)]).numpy()
 
 
-def choose_threshold(scores: np.ndarray, solved: np.ndarray) -> float:
-    """The threshold, of those between 0.05 and 0.95, that calls fewest frames wrongly.
+def choose_threshold(highest: np.ndarray, solved: np.ndarray) -> float:
+    """The threshold that judges most episodes rightly, by the highest probability of each.
 
-    Among equals the middle one is taken.
+    Episodes rather than frames, since one frame above the threshold ends an imagined episode with
+    a reward. Among equals the middle one is taken.
+
+    Args:
+        highest: `(N,)` highest success probability of each validation episode.
+        solved: `(N,)` whether it was solved.
     """
-    grid = np.linspace(0.05, 0.95, 91)
-    wrong = np.array([((scores >= t) != (solved > 0)).sum() for t in grid])
+    grid = np.linspace(0.05, 0.99, 95)
+    wrong = np.array([((highest >= t) != (solved > 0)).sum() for t in grid])
     best = grid[wrong == wrong.min()]
     return round(float(best[len(best) // 2]), 2)
 
 
-def figures(scores: np.ndarray, solved: np.ndarray, threshold: float) -> dict[str, Any]:
-    """AUROC, calibration error, and false positives and negatives with their 95 % intervals."""
-    solved = solved > 0
-    called = scores >= threshold
+def figures(
+    episodes: Sequence[Episode], scores: Sequence[np.ndarray], threshold: float
+) -> dict[str, Any]:
+    """The head's figures on real frames, and on whole episodes, with 95 % intervals.
+
+    Args:
+        episodes: Episodes held out from training and from the choice of the threshold.
+        scores: Success probability of the frame after each of their actions.
+        threshold: Probability that counts as solved.
+    """
+    pooled = np.concatenate(scores)
+    solved = np.concatenate([e.success for e in episodes])
+    called = pooled >= threshold
+    ended = np.array([bool((s >= threshold).any()) for s in scores])
+    true = np.array([e.solved for e in episodes])
     return {
-        "frames": len(scores),
+        "frames": len(pooled),
         "solved": int(solved.sum()),
-        "auroc": round(auroc(scores, solved), 5),
-        "ece": round(expected_calibration_error(scores, solved), 5),
+        "auroc": round(auroc(pooled, solved), 5),
+        "ece": round(expected_calibration_error(pooled, solved), 5),
         "false_positive": dataclasses.asdict(rate(called[~solved], 5)),
         "false_negative": dataclasses.asdict(rate(~called[solved], 5)),
+        "episodes": len(episodes),
+        "episode_false_success": dataclasses.asdict(rate(ended[~true])),
+        "episode_missed_success": dataclasses.asdict(rate(~ended[true])),
     }
 
 
@@ -216,15 +236,22 @@ def main() -> None:
             print(f"imagining {len(some)} training episodes")
             pools.append(labelled(some, replay(denoiser, EulerScheduler(), some, 1)))
         head = train(args, pools, frame_size)
-        validation = labelled(splits["validation"])
+        scores = {
+            split: np.split(
+                probabilities(head, labelled(splits[split]).frames),
+                np.cumsum([len(e) for e in splits[split]])[:-1],
+            )
+            for split in ("validation", "test")
+        }
         threshold = choose_threshold(
-            probabilities(head, validation.frames), validation.solved.numpy()
+            np.array([s.max() for s in scores["validation"]]),
+            np.array([e.solved for e in splits["validation"]]),
         )
         result: dict[str, Any] = {"threshold": threshold}
+        judged = list(zip(splits["test"], scores["test"], strict=True))
         for task in ("all", *sorted({e.task for e in splits["test"]})):
-            episodes = [e for e in splits["test"] if task in ("all", e.task)]
-            test = labelled(episodes)
-            result[task] = figures(probabilities(head, test.frames), test.solved.numpy(), threshold)
+            chosen = [(e, s) for e, s in judged if task in ("all", e.task)]
+            result[task] = figures([e for e, _ in chosen], [s for _, s in chosen], threshold)
         save_component(head, args.out / "reward_head")
         (args.out / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

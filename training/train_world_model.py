@@ -33,8 +33,8 @@ from training.episodes import load_episodes
 from training.pictures import save_comparison
 from training.settings import keep_settings
 from training.windows import WindowBatch, Windows
+from world4rl_gym.components import save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.hub import save_component
 from world4rl_gym.pixels import to_float
 from world4rl_gym.scheduler import EulerScheduler
 
@@ -74,17 +74,17 @@ class Args:
     out: Path
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
-    steps: int = 7500
+    steps: int = 6800
     batch_size: int = 32
     autoregressive_steps: int = 4
     autoregressive_batch_size: int = 16
-    autoregressive_from: float = 0.6
-    learning_rate: float = 5e-4
+    autoregressive_from: float = 0.65
+    learning_rate: float = 7e-4
     warmup: int = 200
     weight_decay: float = 1e-2
     ema: float = 0.998
-    log_sigma_mean: float = 0.7
-    log_sigma_deviation: float = 1.3
+    log_sigma_mean: float = 1.6
+    log_sigma_deviation: float = 0.7
     channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 2
     patch_size: int = 4

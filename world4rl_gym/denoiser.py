@@ -108,10 +108,11 @@ class Denoiser(nn.Module):
         c_skip, c_out, c_in, c_noise = self._preconditioning(sigma.float())
         scaled = noisy * c_in
         inputs = torch.cat([scaled, context.flatten(1, 2)], dim=1)
-        value, gate = self.unet(inputs, c_noise, actions).float().chunk(2, dim=1)
-        # The patches' 48 values of noise do not fit through the U-Net beside the picture; the gate
-        # lets it cancel them pixel by pixel, which is all there is to do wherever nothing moves.
-        return c_skip * noisy + c_out * (value + gate * scaled)
+        value, noise_gate, last_gate = self.unet(inputs, c_noise, actions).float().chunk(3, dim=1)
+        # A patch's 48 values of noise, and of the last frame, do not fit through the U-Net beside
+        # what it has to say. Gates let it cancel either pixel by pixel: the noise wherever nothing
+        # moves, the last frame wherever something moves away.
+        return c_skip * noisy + c_out * (value + noise_gate * scaled + last_gate * context[:, -1])
 
     def to_residual(self, frames: Tensor, last: Tensor) -> Tensor:
         """Scaled difference of `(B, 3, H, W)` float frames from the last ones."""
@@ -182,11 +183,11 @@ class _UNet(nn.Module):
         )
         width = widths[0]
         self.head_norm = nn.GroupNorm(8, width)
-        self.head = nn.Conv2d(width, 2 * patch_channels, 3, padding=1)
+        self.head = nn.Conv2d(width, 3 * patch_channels, 3, padding=1)
         _zero(self.head)
 
     def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> Tensor:
-        """`(B, 3 (T + 1), H, W)`, `(B,)` and `(B, T, A)` -> `(B, 6, H, W)`: values and gates."""
+        """`(B, 3 (T + 1), H, W)`, `(B,)` and `(B, T, A)` -> `(B, 9, H, W)`: values, two gates."""
         dtype = self.stem.weight.dtype
         code = two_hot(actions, self.config.action_bins).flatten(1).to(dtype)
         emb = self.noise_embedding(_sinusoidal(c_noise).to(dtype)) + self.action_embedding(code)
