@@ -6,24 +6,38 @@ stored as safetensors and JSON rather than as one of SB3's zips, which hold pick
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-POLICY_FORMAT = 1
+from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
+from world4rl_gym.writing import write_whole
+
+POLICY_FORMAT = 2
+POLICY_FILE = "policy.json"
+POLICY_FILES = (POLICY_FILE, "policy.safetensors", "policy-*.safetensors", "README.md")
+"""What a policy's folder on the Hub may hold, as patterns; nothing else is downloaded."""
+
+
+_MOST_WEIGHTS = 10_000_000
+"""In the encoder's last layer, which is by far its largest."""
 
 
 class PolicyError(ValueError):
@@ -36,10 +50,13 @@ class PolicyConfig:
 
     Attributes:
         task: The task that it was cloned for.
-        frame_size: Height and width of its frames in pixels.
+        frame_size: Height and width of its frames in pixels, a multiple of 16.
         action_size: Number of action components.
         features: Width of the encoder's output.
         hidden: Width of the actor's and of the critic's hidden layer.
+
+    Raises:
+        ValueError: A value is out of range; the message names the field.
     """
 
     task: str
@@ -47,6 +64,29 @@ class PolicyConfig:
     action_size: int = 4
     features: int = 128
     hidden: int = 128
+
+    def __post_init__(self) -> None:
+        task = self.task
+        if not isinstance(task, str) or not task.isprintable() or not 1 <= len(task) <= 100:
+            raise ValueError(f"task: expected a name of 1 to 100 characters, got {shown(task)}")
+        bounds = {
+            "frame_size": (16, 512),
+            "action_size": (1, 64),
+            "features": (1, 1024),
+            "hidden": (1, 1024),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(
+                    f"{name}: expected an integer in [{low}, {high}], got {shown(value)}"
+                )
+        if self.frame_size % 16:
+            raise ValueError(f"frame_size: expected a multiple of 16, got {self.frame_size}")
+        if 64 * (self.frame_size // 16) ** 2 * self.features > _MOST_WEIGHTS:
+            raise ValueError(
+                f"features: {self.features} are too many for frames of {self.frame_size} pixels"
+            )
 
 
 class FrameEncoder(BaseFeaturesExtractor):
@@ -81,12 +121,108 @@ class GaussianCnnPolicy(ActorCriticPolicy):
 
     World4RL caps the deviation at sigma <= e^0 (common code allows e^2); here the learned log
     deviation is clipped at 0 wherever a distribution is made of it.
+
+    Args:
+        *args: As SB3's `ActorCriticPolicy`.
+        task: The task that it is for; saved with it.
+        **kwargs: As SB3's `ActorCriticPolicy`.
     """
+
+    def __init__(self, *args: Any, task: str = "any", **kwargs: Any) -> None:
+        self.task = task
+        super().__init__(*args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "task": self.task}
 
     def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Distribution:
         assert isinstance(self.action_dist, DiagGaussianDistribution)
         mean = self.action_net(latent_pi)
         return self.action_dist.proba_distribution(mean, self.log_std.clamp(max=0.0))
+
+    @property
+    def config(self) -> PolicyConfig:
+        """What it was built from."""
+        assert isinstance(self.net_arch, dict)
+        assert isinstance(self.action_space, gym.spaces.Box)
+        return PolicyConfig(
+            self.task,
+            self.observation_space.shape[1],  # type: ignore[index]
+            self.action_space.shape[0],
+            self.features_extractor.features_dim,
+            self.net_arch["pi"][0],
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes configuration and weights into `folder`, both or neither.
+
+        The weights' file is named after its content and `policy.json` names it, so that replacing
+        that one file replaces the policy. Other files of the folder are left alone.
+
+        Args:
+            folder: Where to; made where it is missing.
+
+        Raises:
+            PolicyError: It cannot be written, or a weight is NaN; what was there is untouched.
+        """
+        save_policy(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> GaussianCnnPolicy:
+        """Loads a policy on the CPU, in evaluation mode, without touching the global generators.
+
+        Args:
+            source: A folder, or `owner/name` on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub.
+            local_files_only: Use the Hub's cache alone, without any network call.
+
+        Raises:
+            PolicyError: A file is missing, broken or too large, or the weights do not fit the
+                configuration; the message names the file and the field.
+        """
+        with _as_policy_errors():
+            if source is None:
+                raise WorldModelError("policy: expected a folder or a Hub id, got None")
+            folder = find_folder(source, revision, local_files_only, POLICY_FILES)
+            files = StrictFolder(folder)
+            config, weights_file, digest = _read_record(files)
+            with torch.random.fork_rng(devices=[]):
+                policy = make_policy(config)
+            own = _weights(policy)
+            shapes = {name: tuple(value.shape) for name, value in own.items()}
+            tensors = files.read_tensors(weights_file, shapes, ("F32",))
+            if digest not in (None, files.digests[weights_file]):
+                raise WorldModelError(
+                    f"{folder / weights_file}: its SHA-256 is not the one that {POLICY_FILE} keeps"
+                )
+        for name, value in own.items():
+            value.copy_(tensors[name])
+        policy.set_training_mode(False)
+        return policy
+
+    def push_to_hub(
+        self, repo_id: str, *, revision: str | None = None, private: bool = False
+    ) -> str:
+        """Uploads the policy to the Hugging Face Hub as one commit and returns its hash.
+
+        Args:
+            repo_id: `owner/name`; the repository is made where it is missing.
+            revision: Branch; None is the main branch.
+            private: Whether a new repository is private.
+
+        Raises:
+            PolicyError: The Hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as parent, _as_policy_errors():
+            self.save_pretrained(parent)
+            names = sorted(path.name for path in Path(parent).iterdir())
+            return upload(Path(parent), names, repo_id, revision=revision, private=private)
 
 
 def policy_arguments(config: PolicyConfig) -> dict[str, Any]:
@@ -96,6 +232,7 @@ def policy_arguments(config: PolicyConfig) -> dict[str, Any]:
         "features_extractor_kwargs": {"features_dim": config.features},
         "net_arch": {"pi": [config.hidden], "vf": [config.hidden]},
         "log_std_init": -1.0,
+        "task": config.task,
     }
 
 
@@ -127,7 +264,7 @@ def sample_actions(
     """
     pixels = torch.as_tensor(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
     with torch.no_grad():
-        gaussian = policy.get_distribution(pixels.to(policy.device)).distribution
+        gaussian: Any = policy.get_distribution(pixels.to(policy.device)).distribution
     actions = gaussian.mean.cpu().numpy()
     if rng is not None:
         actions = actions + gaussian.stddev.cpu().numpy() * rng.standard_normal(actions.shape)
@@ -137,17 +274,31 @@ def sample_actions(
 def save_policy(
     policy: ActorCriticPolicy, config: PolicyConfig, folder: str | os.PathLike[str]
 ) -> None:
-    """Writes `policy.safetensors` and `policy.json`; each file appears whole or not at all."""
+    """Does what `GaussianCnnPolicy.save_pretrained` does, with a configuration of one's own."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in _weights(policy).items()}
-    partial = folder / f".policy.safetensors.{os.getpid()}.partial"
-    save_file(weights, partial)
-    os.replace(partial, folder / "policy.safetensors")
-    partial = folder / f".policy.json.{os.getpid()}.partial"
-    record = {"format_version": POLICY_FORMAT, **dataclasses.asdict(config)}
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(partial, folder / "policy.json")
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise PolicyError(f"{folder}: tensor {name!r}: holds NaN or infinity")
+    data = safetensors.torch.save(weights)
+    digest = hashlib.sha256(data).hexdigest()
+    weights_file = f"policy-{digest[:12]}.safetensors"
+    record = {
+        "_class_name": GaussianCnnPolicy.__name__,
+        "format_version": POLICY_FORMAT,
+        **dataclasses.asdict(config),
+        "weights": weights_file,
+        "sha256": digest,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / weights_file, data)
+        write_whole(folder / POLICY_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise PolicyError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    for path in folder.iterdir():
+        if path.name != weights_file and _is_weights_file(path.name):
+            path.unlink(missing_ok=True)
 
 
 def load_policy_config(folder: str | os.PathLike[str]) -> PolicyConfig:
@@ -156,59 +307,49 @@ def load_policy_config(folder: str | os.PathLike[str]) -> PolicyConfig:
     Raises:
         PolicyError: The file is missing or a field is missing, unknown or of the wrong type.
     """
-    path = Path(folder) / "policy.json"
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise PolicyError(f"{path}: no such file; is {folder} a saved policy?") from None
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"{path}: not readable JSON ({error})") from None
-    fields = {f.name: f.type for f in dataclasses.fields(PolicyConfig)}
-    if not isinstance(record, dict) or record.pop("format_version", None) != POLICY_FORMAT:
-        raise PolicyError(f"{path}: format_version: expected {POLICY_FORMAT}")
-    if set(record) != set(fields):
-        odd = sorted(set(record) ^ set(fields))
-        raise PolicyError(f"{path}: field {odd[0]!r} is missing or unknown")
-    for name, value in record.items():
-        wanted = str if name == "task" else int
-        if type(value) is not wanted or (wanted is int and not 1 <= value <= 4096):
-            raise PolicyError(f"{path}: {name}: expected {wanted.__name__}, got {value!r}")
-    return PolicyConfig(**record)
+    with _as_policy_errors():
+        return _read_record(StrictFolder(Path(folder)))[0]
 
 
 def load_policy(folder: str | os.PathLike[str]) -> GaussianCnnPolicy:
-    """Loads a saved policy on the CPU, in evaluation mode.
-
-    Raises:
-        PolicyError: A file is missing or broken, or the weights do not fit the configuration.
-    """
-    config = load_policy_config(folder)
-    path = Path(folder) / "policy.safetensors"
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise PolicyError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
-        raise PolicyError(f"{path}: not readable safetensors ({error})") from None
-    policy = make_policy(config)
-    expected = _weights(policy)
-    for name in sorted(set(expected) ^ set(weights)):
-        raise PolicyError(f"{path}: tensor {name!r} is missing or unknown")
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-            raise PolicyError(
-                f"{path}: tensor {name!r}: expected {tuple(expected[name].shape)} "
-                f"{expected[name].dtype}, got {tuple(tensor.shape)} {tensor.dtype}"
-            )
-        if not tensor.isfinite().all():
-            raise PolicyError(f"{path}: tensor {name!r}: holds NaN or infinity")
-    for name, tensor in expected.items():
-        tensor.copy_(weights[name])
-    policy.set_training_mode(False)
-    return policy
+    """Loads a saved policy; the same as `GaussianCnnPolicy.from_pretrained(folder)`."""
+    return GaussianCnnPolicy.from_pretrained(folder)
 
 
 def _weights(policy: ActorCriticPolicy) -> dict[str, torch.Tensor]:
     """The policy's weights, each once; SB3 lists the encoder that actor and critic share thrice."""
     twins = ("pi_features_extractor.", "vf_features_extractor.")
     return {k: v for k, v in policy.state_dict().items() if not k.startswith(twins)}
+
+
+def _read_record(files: StrictFolder) -> tuple[PolicyConfig, str, str | None]:
+    """Reads `policy.json`: the configuration, the weights' file, and its SHA-256 if it has one."""
+    path = files.folder / POLICY_FILE
+    record = files.read_json(POLICY_FILE)
+    version = record.pop("format_version", None)
+    if type(version) is not int or not 1 <= version <= POLICY_FORMAT:
+        raise WorldModelError(
+            f"{path}: format_version: this release reads 1 to {POLICY_FORMAT}, got {shown(version)}"
+        )
+    if version == 1:  # weights under a fixed name, without a digest
+        return make_config(PolicyConfig, record, path, None), "policy.safetensors", None
+    weights_file, digest = record.pop("weights", None), record.pop("sha256", None)
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise WorldModelError(f"{path}: sha256: expected 64 hexadecimal digits")
+    if weights_file != f"policy-{digest[:12]}.safetensors":
+        raise WorldModelError(f"{path}: weights: {shown(weights_file)} is not named after sha256")
+    config = make_config(PolicyConfig, record, path, GaussianCnnPolicy.__name__)
+    return config, weights_file, digest
+
+
+def _is_weights_file(name: str) -> bool:
+    return bool(re.fullmatch(r"policy(-[0-9a-f]{12})?\.safetensors", name))
+
+
+@contextlib.contextmanager
+def _as_policy_errors() -> Iterator[None]:
+    """The strict reading's refusals, told as those of a policy."""
+    try:
+        yield
+    except WorldModelError as error:
+        raise PolicyError(str(error)) from None
