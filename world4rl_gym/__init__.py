@@ -25,7 +25,8 @@ _HOMES = {
     "InitialFrames": "initial_frames",
     "WorldModel": "world_model",
     "WorldModelConfig": "world_model",
-    "WorldModelError": "hub",
+    "WorldModelError": "reading",
+    "list_pretrained": "pretrained",
 }
 
 __all__ = ["ENV_ID", "__version__", *_HOMES]
