@@ -86,8 +86,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     timesteps = max(args.steps // rows, rollouts)
     SequentialTrainer(
-        env=env, agents=agent, cfg={"timesteps": timesteps, "disable_progressbar": True}
+        env=env,
+        agents=agent,
+        cfg={
+            "timesteps": timesteps,
+            "headless": True,
+            "disable_progressbar": True,
+            "close_environment_at_exit": False,
+        },
     ).train()
+    env.close()
     print(f"skrl, {timesteps * rows} imagined steps: trained")
 
 

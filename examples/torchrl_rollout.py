@@ -9,6 +9,7 @@ import argparse
 
 import gymnasium as gym
 import torch
+from gymnasium.vector import AutoresetMode
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
 from torchrl.envs import GymWrapper
@@ -44,7 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows, length = 4, 16
     env = GymWrapper(
-        gym.make_vec(world4rl_gym.ENV_ID, rows, world_model=args.world_model, task=args.task)
+        gym.make_vec(
+            world4rl_gym.ENV_ID,
+            rows,
+            world_model=args.world_model,
+            task=args.task,
+            autoreset_mode=AutoresetMode.DISABLED,  # TorchRL resets the rows by itself
+        )
     )
     size = env.action_spec.shape[-1]
     actor = ProbabilisticActor(

@@ -16,11 +16,15 @@ import world4rl_gym
 from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, WorldModel
 
 ID = world4rl_gym.ENV_ID
+NEVER = 0.99999
+"""A threshold that no frame reaches."""
 
 
 @pytest.mark.parametrize("scale", [1, 4])
 def test_E18_render_is_the_observation_enlarged(tiny_world_model: WorldModel, scale: int) -> None:
-    env = ImaginedEnv(tiny_world_model, render_mode="rgb_array", render_scale=scale)
+    env = ImaginedEnv(
+        tiny_world_model, render_mode="rgb_array", render_scale=scale, success_threshold=NEVER
+    )
     frame, _ = env.reset(seed=0)
     for _ in range(3):
         image = env.render()
@@ -32,8 +36,10 @@ def test_E18_render_is_the_observation_enlarged(tiny_world_model: WorldModel, sc
 
 
 def test_E18_rendering_changes_nothing(tiny_world_model: WorldModel) -> None:
-    env = ImaginedEnv(tiny_world_model, render_mode="rgb_array", render_scale=1)
-    plain = ImaginedEnv(tiny_world_model)
+    env = ImaginedEnv(
+        tiny_world_model, render_mode="rgb_array", render_scale=1, success_threshold=NEVER
+    )
+    plain = ImaginedEnv(tiny_world_model, success_threshold=NEVER)
     env.reset(seed=0)
     plain.reset(seed=0)
     for _ in range(4):
@@ -59,7 +65,9 @@ def test_E18_record_video_gives_a_playable_file(
 ) -> None:
     pytest.importorskip("moviepy")
     env = gym.wrappers.RecordVideo(
-        gym.make(ID, world_model=tiny_world_model, render_mode="rgb_array", success_threshold=0.99),
+        gym.make(
+            ID, world_model=tiny_world_model, render_mode="rgb_array", success_threshold=NEVER
+        ),
         str(tmp_path / "videos"),
         episode_trigger=lambda episode: True,
     )
@@ -109,7 +117,7 @@ HUMAN = """
 import os, sys
 from world4rl_gym import ImaginedEnv
 import numpy as np
-env = ImaginedEnv(sys.argv[1], render_mode="human", render_scale=4)
+env = ImaginedEnv(sys.argv[1], render_mode="human", render_scale=4, success_threshold=0.999)
 frame, _ = env.reset(seed=0)
 import pygame
 shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)

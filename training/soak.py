@@ -20,7 +20,7 @@ import psutil
 
 import world4rl_gym
 
-SAMPLES = 40
+SAMPLES = 20
 LARGEST_GROWTH_MB = 10.0
 """Between the medians of the second and of the last quarter of the samples."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from world4rl_gym.arguments import check_device, check_integer, check_probability
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.noise import row_noise
+from world4rl_gym.starts import Starts
 from world4rl_gym.world_model import WorldModel
 
 
@@ -106,7 +107,7 @@ class Imagination:
         )
         self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
-        self._set_initial_frames(initial_frames, task)
+        self.starts = Starts(world_model, initial_frames, task, self.device)
 
         length, size = world_model.context_length, world_model.frame_size
         rows = self.num_envs
@@ -124,50 +125,6 @@ class Imagination:
         self.rngs = [seeding.np_random()[0] for _ in range(rows)]
         """The rows' generators; replace one to seed its row."""
 
-    def _set_initial_frames(
-        self,
-        initial_frames: str | InitialFrames | np.ndarray,
-        task: str | Sequence[str] | None,
-    ) -> None:
-        own = self.world_model.initial_frames
-        if isinstance(initial_frames, np.ndarray):
-            initial_frames = self._own_starts(initial_frames, task)
-        if isinstance(initial_frames, InitialFrames):
-            expected = (own.frames.shape[1:], own.actions.shape[1:])
-            got = (initial_frames.frames.shape[1:], initial_frames.actions.shape[1:])
-            if expected != got:
-                raise ValueError(
-                    f"initial_frames: expected frames {tuple(expected[0])} and actions "
-                    f"{tuple(expected[1])} a context, got {tuple(got[0])} and {tuple(got[1])}"
-                )
-            self.initial_frames, kind = initial_frames, "anywhere"
-        elif isinstance(initial_frames, str):
-            self.initial_frames, kind = own, initial_frames
-        else:
-            raise ValueError(
-                "initial_frames: expected 'start', 'anywhere', InitialFrames or a uint8 array, "
-                f"got {type(initial_frames).__name__}"
-            )
-        if task is None:
-            names = [self.initial_frames.tasks[i] for i in self.initial_frames.task_ids.unique()]
-        else:
-            names = [task] if isinstance(task, str) else _names(task)
-        self._kind = kind
-        self.candidates = self.initial_frames.select(kind, names)
-        """Indices of the contexts that episodes are drawn from."""
-        self.initial_frames = self.initial_frames.to(self.device)
-        self._task_ids = self.initial_frames.task_ids.cpu().numpy()
-
-    def _own_starts(self, frames: np.ndarray, task: str | Sequence[str] | None) -> InitialFrames:
-        names = self.world_model.config.tasks
-        if not isinstance(task, str) or task not in names:
-            raise ValueError(
-                f"task: frames of one's own begin one of {', '.join(names)}; got {task!r}"
-            )
-        return InitialFrames.from_starts(
-            frames, task, self.world_model.context_length, self.world_model.action_size
-        )
-
     @property
     def started(self) -> bool:
         """Whether every row has been reset."""
@@ -181,7 +138,7 @@ class Imagination:
     @property
     def tasks(self) -> list[str]:
         """The tasks of the rows' present episodes."""
-        return [self.initial_frames.tasks[i] for i in self._task_ids[self.drawn]]
+        return self.starts.tasks(self.drawn)
 
     @torch.no_grad()
     def reset(
@@ -208,15 +165,7 @@ class Imagination:
                 each other. Nothing has changed.
         """
         rows = np.arange(self.num_envs) if mask is None else self._masked(mask)
-        if initial_frame is None or np.ndim(initial_frame) == 0:
-            choices = [self._candidates(initial_frame, task)] * self.num_envs
-        elif np.shape(initial_frame) == (self.num_envs,):
-            choices = [self._candidates(index, task) for index in np.asarray(initial_frame)]
-        else:
-            raise ValueError(
-                f"initial_frame: expected an index or {self.num_envs} of them, "
-                f"got shape {np.shape(initial_frame)}"
-            )
+        choices = self.starts.choices(initial_frame, task, self.num_envs)
         seeds = np.empty(len(rows), np.int64)
         for i, row in enumerate(rows):
             rng = self.rngs[row]
@@ -224,8 +173,8 @@ class Imagination:
             seeds[i] = rng.integers(2**32)
         where = torch.from_numpy(rows).to(self.device)
         contexts = torch.from_numpy(self.drawn[rows]).to(self.device)
-        self._frames[where] = self.initial_frames.frames[contexts]
-        self._actions[where, :-1] = self.initial_frames.actions[contexts]
+        self._frames[where] = self.starts.contexts.frames[contexts]
+        self._actions[where, :-1] = self.starts.contexts.actions[contexts]
         self._actions[where, -1] = 0.0
         self._steps[where] = 0
         self._noise_seeds[where] = torch.from_numpy(seeds).to(self.device)
@@ -285,23 +234,6 @@ class Imagination:
             raise ValueError(f"mask: expected ({self.num_envs},), got {tuple(tensor.shape)}")
         return np.flatnonzero(tensor.cpu().numpy())
 
-    def _candidates(self, initial_frame: object, task: str | None) -> np.ndarray:
-        candidates = self.candidates
-        if task is not None:
-            allowed = self.initial_frames.select(self._kind, [task])
-            candidates = candidates[np.isin(candidates, allowed)]
-            if not len(candidates):
-                ids = np.unique(self._task_ids[self.candidates])
-                drawn = [self.initial_frames.tasks[i] for i in ids]
-                raise ValueError(f"task: expected one of {', '.join(drawn)}, got {task!r}")
-        if initial_frame is None:
-            return candidates
-        count = len(self.initial_frames)
-        index = check_integer("initial_frame", initial_frame, 0, count - 1)
-        if task is not None and self.initial_frames.tasks[self._task_ids[index]] != task:
-            raise ValueError(f"initial_frame: {index} is not a context of {task!r}")
-        return np.array([index])
-
     def _predict(self) -> Tensor:
         shape = tuple(self._frames.shape[2:])
         return self._in_micro_batches(
@@ -330,10 +262,3 @@ class Imagination:
 
 def _or(value: object, default: object) -> object:
     return default if value is None else value
-
-
-def _names(task: object) -> list[str]:
-    names = list(task) if isinstance(task, (list, tuple, set, frozenset)) else []
-    if not names:
-        raise ValueError(f"task: expected None, a name, or several; got {task!r}")
-    return names

@@ -1,0 +1,123 @@
+"""Which initial frames an env's episodes are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from world4rl_gym.arguments import check_integer
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+
+class Starts:
+    """The contexts that an env chose out of the world model's, or of the user's own.
+
+    Args:
+        world_model: Whose contexts, or whose frames' size and tasks.
+        initial_frames: "start", "anywhere", `InitialFrames`, or `(H, W, 3)` or `(N, H, W, 3)` uint8
+            photographs that begin the one `task` named.
+        task: None (any task), a name, or several.
+        device: Where to keep the contexts.
+
+    Raises:
+        ValueError: An argument is out of range; the message lists what is valid.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        initial_frames: str | InitialFrames | np.ndarray,
+        task: str | Sequence[str] | None,
+        device: torch.device,
+    ) -> None:
+        if isinstance(initial_frames, np.ndarray):
+            initial_frames = _photographs(world_model, initial_frames, task)
+        if isinstance(initial_frames, InitialFrames):
+            _check_fits(world_model.initial_frames, initial_frames)
+            self._kind, contexts = "anywhere", initial_frames
+        elif isinstance(initial_frames, str):
+            self._kind, contexts = initial_frames, world_model.initial_frames
+        else:
+            raise ValueError(
+                "initial_frames: expected 'start', 'anywhere', InitialFrames or a uint8 array, "
+                f"got {type(initial_frames).__name__}"
+            )
+        if task is None:
+            names = [contexts.tasks[i] for i in contexts.task_ids.unique()]
+        else:
+            names = [task] if isinstance(task, str) else _several(task)
+        self.candidates = contexts.select(self._kind, names)
+        """Indices of the contexts that episodes are drawn from."""
+        self.contexts = contexts.to(device)
+        self._task_ids = contexts.task_ids.cpu().numpy()
+
+    def tasks(self, indices: np.ndarray) -> list[str]:
+        """Returns the tasks of these contexts."""
+        return [self.contexts.tasks[i] for i in self._task_ids[indices]]
+
+    def choices(
+        self, initial_frame: int | Sequence[int] | np.ndarray | None, task: str | None, rows: int
+    ) -> list[np.ndarray]:
+        """Returns, for each row, the indices of the contexts that it may begin from.
+
+        Args:
+            initial_frame: The one to begin from, or one a row; None leaves it to the draw.
+            task: Allow this task's contexts only.
+            rows: Number of rows.
+
+        Raises:
+            ValueError: The index or task is unknown, or they contradict each other.
+        """
+        if initial_frame is None or np.ndim(initial_frame) == 0:
+            return [self._choices(initial_frame, task)] * rows
+        if np.shape(initial_frame) == (rows,):
+            return [self._choices(index, task) for index in np.asarray(initial_frame)]
+        raise ValueError(
+            f"initial_frame: expected an index or {rows} of them, "
+            f"got shape {np.shape(initial_frame)}"
+        )
+
+    def _choices(self, initial_frame: object, task: str | None) -> np.ndarray:
+        candidates = self.candidates
+        if task is not None:
+            candidates = np.intersect1d(candidates, self.contexts.select(self._kind, [task]))
+            if not len(candidates):
+                drawn = sorted(set(self.tasks(self.candidates)))
+                raise ValueError(f"task: expected one of {', '.join(drawn)}, got {task!r}")
+        if initial_frame is None:
+            return candidates
+        index = check_integer("initial_frame", initial_frame, 0, len(self.contexts) - 1)
+        if task is not None and self.tasks(np.array([index])) != [task]:
+            raise ValueError(f"initial_frame: {index} is not a context of {task!r}")
+        return np.array([index])
+
+
+def _photographs(
+    world_model: WorldModel, frames: np.ndarray, task: str | Sequence[str] | None
+) -> InitialFrames:
+    names = world_model.config.tasks
+    if not isinstance(task, str) or task not in names:
+        raise ValueError(f"task: frames of one's own begin one of {', '.join(names)}; got {task!r}")
+    return InitialFrames.from_starts(
+        frames, task, world_model.context_length, world_model.action_size
+    )
+
+
+def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
+    expected = tuple(own.frames.shape[1:]), tuple(own.actions.shape[1:])
+    got = tuple(given.frames.shape[1:]), tuple(given.actions.shape[1:])
+    if expected != got:
+        raise ValueError(
+            f"initial_frames: expected frames {expected[0]} and actions {expected[1]} a context, "
+            f"got {got[0]} and {got[1]}"
+        )
+
+
+def _several(task: object) -> list[str]:
+    names = list(task) if isinstance(task, (list, tuple, set, frozenset)) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"task: expected None, a name, or several; got {task!r}")
+    return names
