@@ -6,60 +6,118 @@ from typing import Any
 
 from world4rl_gym.world_model import WorldModel
 
-
-def model_card(model: WorldModel, reward_figures: dict[str, Any]) -> str:
-    """Returns the card as Markdown with the Hub's metadata in front.
-
-    Args:
-        model: The world model.
-        reward_figures: What `training.train_reward_head` measured on test episodes.
-    """
-    config = model.config
-    head = reward_figures["all"]
-    parameters = sum(p.numel() for p in model.denoiser.parameters()) / 1e6
-    provenance = "\n".join(f"- {key}: {value}" for key, value in config.provenance.items())
-    return f"""---
-library_name: world4rl-gym
-license: mit
-tags: [world-model, robotics, reinforcement-learning, gymnasium, diffusion]
----
-
-# A world model of {len(config.tasks)} manipulation tasks
-
-Imagines {", ".join(config.tasks)}: given the last {model.context_length} camera frames
-({model.frame_size} x {model.frame_size}) and actions ({model.action_size} components, each held for
-{config.action_repeat} control steps), an EDM denoiser of {parameters:.1f} M parameters predicts the
-next frame, and a reward head tells whether it shows the task solved.
-
-```python
+_USE = """```python
 import gymnasium as gym
 import world4rl_gym
 
-env = gym.make("World4RL-Imagined-v0", world_model="OWNER/NAME", task="{config.tasks[0]}")
+env = gym.make("World4RL-Imagined-v0", world_model="{repo_id}"{revision}, task="{task}")
 obs, info = env.reset(seed=0)
 for _ in range(50):
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
     if terminated or truncated:
         obs, info = env.reset()
-```
+env.close()
+```"""
 
-## Training
+_LIMITS = """## Intended use
 
-{provenance}
-
-## Measured
-
-Reward head on {head["frames"]} real frames of test episodes, threshold {config.success_threshold}
-(chosen on validation episodes): AUROC {head["auroc"]:.4f}, expected calibration error
-{head["ece"]:.4f}, false positives {100 * head["false_positive"]["mean"]:.2f} %
-(95 % interval {100 * head["false_positive"]["low"]:.2f} to
-{100 * head["false_positive"]["high"]:.2f}), false negatives
-{100 * head["false_negative"]["mean"]:.2f} %
-({100 * head["false_negative"]["low"]:.2f} to {100 * head["false_negative"]["high"]:.2f}).
+Refining and comparing policies of these tasks, and research on world models. Not for deciding
+without a test in reality that a policy is safe or good, and not for robots, cameras or scenes
+other than those of its episodes.
 
 ## Limits
 
 Success in imagination is not success in reality: measure a refined policy in the real environment
-before you trust it. Actions unlike those of the training episodes, and scenes unlike the initial
-frames, are imagined badly.
-"""
+before you trust it. A policy that is refined for long learns to please the model: stop when
+imagined success no longer rises. Actions unlike those of the training episodes, and scenes unlike
+the initial frames, are imagined badly."""
+
+
+def model_card(
+    model: WorldModel,
+    reward_figures: dict[str, Any] | None = None,
+    report: dict[str, Any] | None = None,
+    *,
+    repo_id: str = "OWNER/NAME",
+    revision: str | None = None,
+    picture: str | None = None,
+) -> str:
+    """Returns the card as Markdown with the Hub's metadata in front.
+
+    Args:
+        model: The world model.
+        reward_figures: What `training.train_reward_head` measured on test episodes.
+        report: What `training.evaluate_world_model` measured on test episodes.
+        repo_id: The id that the example loads.
+        revision: The branch that the example loads, if not the main one.
+        picture: Name of a GIF beside the card.
+
+    Raises:
+        KeyError: A figure is missing from what is given.
+    """
+    config = model.config
+    parameters = sum(p.numel() for p in model.denoiser.parameters()) / 1e6
+    chosen = f', revision="{revision}"' if revision else ""
+    measured = [
+        *(
+            [_reward_text(reward_figures["all"], config.success_threshold)]
+            if reward_figures
+            else []
+        ),
+        *([_report_text(report)] if report else []),
+    ]
+    provenance = [f"- {key.replace('_', ' ')}: {value}" for key, value in config.provenance.items()]
+    parts = [
+        "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"
+        "tags: [world-model, robotics, reinforcement-learning, gymnasium, diffusion]\n---",
+        f"# A world model of {len(config.tasks)} manipulation tasks",
+        *([f"![Imagined episodes]({picture})"] if picture else []),
+        f"Imagines {', '.join(config.tasks)}: given the last {model.context_length} camera frames\n"
+        f"({model.frame_size} x {model.frame_size}) and actions ({model.action_size} components, "
+        f"each held for\n{config.action_repeat} control steps), an EDM denoiser of "
+        f"{parameters:.1f} M parameters predicts the next frame,\nand a reward head tells whether "
+        "it shows the task solved.",
+        _USE.format(repo_id=repo_id, revision=chosen, task=config.tasks[0]),
+        "## Data and training",
+        "\n".join(provenance) or "Not stated.",
+        "## Measured",
+        "\n\n".join(measured) or "No figures were given with this model: measure before you trust.",
+        _LIMITS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reward_text(head: dict[str, Any], threshold: float) -> str:
+    return (
+        f"Reward head on {head['frames']} real frames of test episodes, threshold {threshold}\n"
+        f"(chosen on validation episodes): AUROC {head['auroc']:.4f}, expected calibration error\n"
+        f"{head['ece']:.4f}, false positives {_rate(head['false_positive'])}, false negatives\n"
+        f"{_rate(head['false_negative'])}."
+    )
+
+
+def _report_text(report: dict[str, Any]) -> str:
+    """The trust figures of the paired replay, over all tasks and for each."""
+    lines = [
+        "Test episodes imagined again from their first frames and their own actions, against what\n"
+        "really happened. A false success is an episode that failed in truth and was solved in\n"
+        "imagination; in brackets the upper end of its 95 % interval.\n",
+        "| task | episodes | agreement | false success | missed success | reward head's AUROC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, figures in {"all": report, **report["tasks"]}.items():
+        false, missed = figures["false_success"], figures["missed_success"]
+        lines.append(
+            f"| {task} | {figures['episodes']} | {100 * figures['agreement']['mean']:.0f} % "
+            f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
+            f"| {100 * missed['rate']:.0f} % ({100 * missed['upper']:.0f} %) "
+            f"| {figures['auroc']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return (
+        f"{100 * rate['mean']:.2f} % (95 % interval {100 * rate['low']:.2f} to "
+        f"{100 * rate['high']:.2f})"
+    )
