@@ -60,10 +60,10 @@ class Args:
     task: str = "handle-pull"
     out: Path = Path("runs/demo")
     episodes: int = 50
-    demonstrations: int = 10
+    demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = 1500
+    clone_steps: int = 1000
     refine_steps: int = 60_000
     seed: int = 0
 

@@ -51,9 +51,9 @@ class Args:
     tasks: tuple[str, ...] = ("all",)
     seeds: int = 1
     episodes: int = 100
-    demonstrations: int = 10
+    demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
-    clone_steps: int = 1500
+    clone_steps: int = 1000
     refine_steps: int = 60_000
     world_model: str | None = None
     workers: int = 2

@@ -18,12 +18,13 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
     Args:
         args: A dataclass of arguments; values become JSON, paths and tuples as strings and lists.
         out: The output folder; made where it is missing.
-        leave_out: Fields that may differ between two runs of one folder.
+        leave_out: Fields that may differ between two runs of one folder, beside `out`.
 
     Raises:
         SettingsError: The folder holds other settings; nothing is changed.
     """
-    values = {k: v for k, v in dataclasses.asdict(args).items() if k not in leave_out}
+    free = {"out", *leave_out}
+    values = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
     settings = json.loads(json.dumps(values, default=str))
     path = out / "settings.json"
     if path.exists():
@@ -33,7 +34,7 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
             raise SettingsError(f"{path}: not readable JSON ({error})") from None
         differences = [
             f"{key}: {kept.get(key)!r} there, {settings.get(key)!r} now"
-            for key in sorted(set(kept) | set(settings))
+            for key in sorted((set(kept) | set(settings)) - free)
             if kept.get(key) != settings.get(key)
         ]
         if differences:

@@ -31,9 +31,9 @@ from tqdm import tqdm
 from training.checkpoints import Checkpoints, RunError, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison
-from training.settings import keep_settings
+from training.settings import SettingsError, keep_settings
 from training.windows import WindowBatch, Windows
-from world4rl_gym.components import save_component
+from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import to_float
 from world4rl_gym.scheduler import EulerScheduler
@@ -49,7 +49,8 @@ class Args:
         out: Folder of checkpoints, logs, pictures and, at the end, `denoiser/`.
         episodes: Folder of episodes.
         tasks: Tasks to train on; none given means all found.
-        steps: Optimizer steps.
+        steps: Optimizer steps of the schedule.
+        until: Finish after this many of them; none given means all.
         batch_size: Windows of one predicted frame a step in the first part of training, over all
             processes.
         autoregressive_steps: Frames unrolled in the second part of training.
@@ -61,6 +62,8 @@ class Args:
         ema: Decay of the averaged weights, which are the ones that ship.
         log_sigma_mean: Mean of the training noise levels' logarithm.
         log_sigma_deviation: Its deviation.
+        init: Folder that holds the `denoiser/` whose weights training begins from; none given
+            begins from random ones.
         channels: Width of each level of the U-Net.
         layers_per_block: Residual blocks a level.
         patch_size: Side of the patches that become channels.
@@ -75,6 +78,7 @@ class Args:
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
     steps: int = 6800
+    until: int | None = None
     batch_size: int = 32
     autoregressive_steps: int = 4
     autoregressive_batch_size: int = 16
@@ -85,6 +89,7 @@ class Args:
     ema: float = 0.998
     log_sigma_mean: float = 1.6
     log_sigma_deviation: float = 0.7
+    init: Path | None = None
     channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 2
     patch_size: int = 4
@@ -161,7 +166,7 @@ def draw_step(args: Args, windows: Windows, step: int, process: int, processes: 
     count = max(1, (args.batch_size if first_part else args.autoregressive_batch_size) // processes)
     batch = windows.draw(count, unrolled, generator)
     normal = torch.randn(count, unrolled, generator=generator)
-    sigma = (normal * args.log_sigma_deviation + args.log_sigma_mean).exp().clamp(2e-3, 20)
+    sigma = (normal * args.log_sigma_deviation + args.log_sigma_mean).exp().clamp(2e-3, 80)
     noise = torch.randn(count, unrolled, *batch.frames.shape[2:], generator=generator)
     return StepInputs(batch, sigma, noise)
 
@@ -215,6 +220,12 @@ def train(args: Args) -> Path:
     )
     torch.manual_seed(args.seed)
     denoiser = Denoiser(config)
+    if args.init:
+        first = load_component(args.init, "denoiser", Denoiser, DenoiserConfig)
+        if first.config != dataclasses.replace(config, residual_scale=first.config.residual_scale):
+            raise SettingsError(f"{args.init}: config: expected {config}, got {first.config}")
+        denoiser = Denoiser(first.config)
+        denoiser.load_state_dict(first.state_dict())
     denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(denoiser).requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -222,7 +233,7 @@ def train(args: Args) -> Path:
     )
     with locked(args.out / f"process-{accelerator.process_index}"):
         if main_process:
-            keep_settings(args, args.out)
+            keep_settings(args, args.out, leave_out=("until",))
         fingerprint = {"data": windows.fingerprint(), **_plain(args)}
         checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
         state = checkpoints.load_newest()
@@ -250,8 +261,9 @@ def train(args: Args) -> Path:
             mininterval=1.0,
         )
         bad = 0
+        last = min(args.steps, args.until or args.steps)
         with StopRequest() as stop:
-            while step < args.steps:
+            while step < last:
                 inputs = draw_step(
                     args, windows, step, accelerator.process_index, accelerator.num_processes
                 )
@@ -273,7 +285,7 @@ def train(args: Args) -> Path:
                     log.write(step, loss, learning_rate(args, step))
                     if step % 20 == 0:
                         bar.set_postfix(loss=f"{log.average:.4f}")
-                saving = step % args.checkpoint_every == 0 or step == args.steps
+                saving = step % args.checkpoint_every == 0 or step == last
                 if main_process and (saving or stop.signal) and not bad:
                     checkpoints.save(
                         step,
@@ -356,8 +368,9 @@ class _Log:
 
 def _plain(args: Args) -> dict[str, Any]:
     """The settings that make a run what it is; not where and how often it saves."""
-    ignored = {"out", "episodes", "checkpoint_every", "picture_every", "skip_bad"}
+    ignored = {"out", "episodes", "until", "checkpoint_every", "picture_every", "skip_bad"}
     values = {k: v for k, v in dataclasses.asdict(args).items() if k not in ignored}
+    values["init"] = None if args.init is None else str(args.init)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
