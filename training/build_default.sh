@@ -37,8 +37,14 @@ for split in validation test; do
   rollouts clone-50 --episodes 10 --seed-offset 32000 --split $split --deterministic
 done
 
-run train_world_model --out runs/denoiser
-run train_reward_head --out runs/reward_head
+# Most steps at noise levels that still show the motion, then some where sampling starts from: at
+# sigma 5 the network leans on what it sees through the noise, which sampling from noise lacks.
+run train_world_model --out runs/denoiser-base --until 5500
+run train_world_model --out runs/denoiser --init runs/denoiser-base --steps 1200 --warmup 50 \
+  --learning-rate 3e-4 --autoregressive-from 0 --autoregressive-steps 5 \
+  --autoregressive-batch-size 14 --log-sigma-mean 4.0 --log-sigma-deviation 0.6 --ema 0.99 \
+  --checkpoint-every 200 --picture-every 400
+run train_reward_head --out runs/reward_head --steps 2500
 run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head \
   --out world4rl_gym/assets/world_model --demonstrations world4rl_gym/assets/demonstrations
 run evaluate_world_model --out results
