@@ -98,10 +98,10 @@ def test_the_denoiser_heeds_its_actions_and_its_context(tiny_world_model: WorldM
 
 
 def test_karras_levels() -> None:
-    sigmas = EulerScheduler().sigmas(3)
+    sigmas = EulerScheduler(sigma_max=5.0).sigmas(3)
     middle = ((5 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7
     assert sigmas.tolist() == pytest.approx([5.0, middle, 0.002, 0.0], rel=1e-5)
-    assert EulerScheduler().sigmas(1).tolist() == [5.0, 0.0]
+    assert EulerScheduler().sigmas(1).tolist() == [80.0, 0.0]
 
 
 def test_euler_reaches_a_point_mass_in_one_step() -> None:

@@ -18,7 +18,8 @@ class EulerScheduler:
 
     Attributes:
         sigma_min: Smallest noise level.
-        sigma_max: Largest noise level, where sampling starts.
+        sigma_max: Largest noise level, where sampling starts. EDM's 80 rather than DIAMOND's 5: frame
+            differences have heavy tails, and at 5 the noise would still show them in training.
         rho: Curvature of the levels between them.
         sigma_data: Deviation of the data, as in the denoiser.
 
@@ -27,7 +28,7 @@ class EulerScheduler:
     """
 
     sigma_min: float = 0.002
-    sigma_max: float = 5.0
+    sigma_max: float = 80.0
     rho: float = 7.0
     sigma_data: float = 0.5
 
