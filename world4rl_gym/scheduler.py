@@ -18,8 +18,8 @@ class EulerScheduler:
 
     Attributes:
         sigma_min: Smallest noise level.
-        sigma_max: Largest noise level, where sampling starts. EDM's 80 rather than DIAMOND's 5: frame
-            differences have heavy tails, and at 5 the noise would still show them in training.
+        sigma_max: Largest noise level, where sampling starts. EDM's 80 rather than DIAMOND's 5:
+            frame differences have heavy tails, and noise of 5 does not hide them in training.
         rho: Curvature of the levels between them.
         sigma_data: Deviation of the data, as in the denoiser.
 
