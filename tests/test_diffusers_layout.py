@@ -29,7 +29,9 @@ def test_the_scheduler_opens_in_diffusers(tiny_folder: str, tiny_world_model: Wo
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("levels", [{}, {"sigma_min": 0.01, "sigma_max": 20.0, "rho": 3.0}])
+@pytest.mark.parametrize(
+    "levels", [{}, {"sigma_max": 5.0}, {"sigma_min": 0.01, "sigma_max": 20.0, "rho": 3.0}]
+)
 def test_our_sampler_agrees_with_theirs(tmp_path: Path, steps: int, levels: dict) -> None:
     ours = EulerScheduler(**levels)
     record = {"_class_name": "EDMEulerScheduler", **vars(ours)}
@@ -57,5 +59,7 @@ def test_our_sampler_agrees_with_theirs(tmp_path: Path, steps: int, levels: dict
         output = network(scaled, timestep.expand(2))
         sample = theirs.step(output, timestep, sample, s_churn=0.0).prev_sample
     expected = ours.sample(denoise, noise, steps)
-    assert torch.allclose(sample, expected, atol=1e-5)
+    # theirs subtracts the noise from itself, which leaves a rounding error of its size
+    rounding = torch.finfo(torch.float32).eps * ours.sigma_max * float(noise.abs().max())
+    assert torch.allclose(sample, expected, rtol=0, atol=1e-5 + rounding)
     assert torch.allclose(theirs.sigmas[: steps + 1], ours.sigmas(steps), rtol=1e-5, atol=1e-6)

@@ -58,14 +58,11 @@ def model_card(
     config = model.config
     parameters = sum(p.numel() for p in model.denoiser.parameters()) / 1e6
     chosen = f', revision="{revision}"' if revision else ""
-    measured = [
-        *(
-            [_reward_text(reward_figures["all"], config.success_threshold)]
-            if reward_figures
-            else []
-        ),
-        *([_report_text(report)] if report else []),
-    ]
+    measured = []
+    if reward_figures is not None:
+        measured.append(_reward_text(reward_figures["all"], config.success_threshold))
+    if report is not None:
+        measured.append(_report_text(report))
     provenance = [f"- {key.replace('_', ' ')}: {value}" for key, value in config.provenance.items()]
     parts = [
         "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"
