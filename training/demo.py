@@ -64,7 +64,7 @@ class Args:
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
-    refine_steps: int = 60_000
+    refine_steps: int = 30_000
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -65,10 +65,10 @@ class Args:
     policy: Path
     out: Path
     world_model: str | None = None
-    steps: int = 60_000
+    steps: int = 30_000
     num_envs: int = 32
     rollout: int = 50
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     epochs: int = 4
     batch_size: int = 200
     gamma: float = 0.98
@@ -76,7 +76,7 @@ class Args:
     clip_range: float = 0.2
     target_kl: float = 0.05
     warmup: int = 2
-    judge_every: int = 2
+    judge_every: int = 3
     judge_starts: int = 40
     saturation: float = 0.98
     seed: int = 0

@@ -54,7 +54,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     clone_steps: int = 1000
-    refine_steps: int = 60_000
+    refine_steps: int = 30_000
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")

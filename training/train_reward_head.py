@@ -3,8 +3,9 @@
     python -m training.train_reward_head --episodes data/episodes --out runs/reward_head
 
 The threshold is chosen on validation episodes, as the one that judges most of them rightly; the
-figures are of test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
-training episodes are learned from as well, with the labels of the real frames.
+figures are of real test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
+training episodes are learned from as well, with the labels of the real frames, and the threshold is
+chosen on validation episodes as they are imagined, which is what it will be used on.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Args:
         episodes: Folder of episodes.
         tasks: Tasks; none given means all found.
         denoiser: Folder that holds `denoiser/`, to learn from imagined frames as well.
+        imagined_every: One in so many training episodes is imagined for that.
+        init: Folder that holds the `reward_head/` whose weights training begins from; none given
+            begins from random ones.
         steps: Gradient steps.
         batch_size: Frames a step.
         learning_rate: AdamW's peak, decayed to zero by a cosine.
@@ -58,6 +62,8 @@ class Args:
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
     denoiser: Path | None = None
+    imagined_every: int = 3
+    init: Path | None = None
     steps: int = 3000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -102,6 +108,9 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         head = RewardHead(RewardHeadConfig(frame_size))
+    if args.init:
+        first = load_component(args.init, "reward_head", RewardHead, RewardHeadConfig)
+        head.load_state_dict(first.state_dict())
     ema = copy.deepcopy(head).requires_grad_(False)
     optimizer = torch.optim.AdamW(head.parameters(), lr=args.learning_rate, weight_decay=1e-2)
     fingerprint = {
@@ -111,16 +120,16 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
     }
     checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
     state = checkpoints.load_newest()
-    first = 0
+    begun = 0
     if state:
-        first = state["step"]
+        begun = state["step"]
         head.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
     positives = [pool.solved.nonzero().squeeze(1) for pool in pools]
     negatives = [(pool.solved == 0).nonzero().squeeze(1) for pool in pools]
     bar = tqdm(
-        range(first, args.steps), initial=first, total=args.steps, desc="reward head", unit="step"
+        range(begun, args.steps), initial=begun, total=args.steps, desc="reward head", unit="step"
     )
     head.train()
     with StopRequest() as stop:
@@ -173,6 +182,14 @@ def probabilities(head: RewardHead, frames: Tensor) -> np.ndarray:
     """Success probability of `(N, 3, H, W)` uint8 frames, `(N,)`."""
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat([head.success_probability(f) for f in frames.split(512)]).numpy()
+
+
+def episode_scores(
+    head: RewardHead, episodes: Sequence[Episode], imagined: Sequence[np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """Success probability after each action, `(T,)` an episode, of real or imagined frames."""
+    pooled = probabilities(head, labelled(episodes, imagined).frames)
+    return np.split(pooled, np.cumsum([len(e) for e in episodes])[:-1])
 
 
 def choose_threshold(highest: np.ndarray, solved: np.ndarray) -> float:
@@ -230,25 +247,24 @@ def main() -> None:
     with locked(args.out):
         keep_settings(args, args.out)
         pools = [labelled(splits["train"])]
+        denoiser = None
         if args.denoiser:
             denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
-            some = splits["train"][::3]
+            some = splits["train"][:: args.imagined_every]
             print(f"imagining {len(some)} training episodes")
             pools.append(labelled(some, replay(denoiser, EulerScheduler(), some, 1)))
         head = train(args, pools, frame_size)
-        scores = {
-            split: np.split(
-                probabilities(head, labelled(splits[split]).frames),
-                np.cumsum([len(e) for e in splits[split]])[:-1],
-            )
-            for split in ("validation", "test")
-        }
+        judged_on = (
+            replay(denoiser, EulerScheduler(), splits["validation"], 1) if denoiser else None
+        )
+        validation = episode_scores(head, splits["validation"], judged_on)
         threshold = choose_threshold(
-            np.array([s.max() for s in scores["validation"]]),
+            np.array([s.max() for s in validation]),
             np.array([e.solved for e in splits["validation"]]),
         )
         result: dict[str, Any] = {"threshold": threshold}
-        judged = list(zip(splits["test"], scores["test"], strict=True))
+        scores = episode_scores(head, splits["test"])
+        judged = list(zip(splits["test"], scores, strict=True))
         for task in ("all", *sorted({e.task for e in splits["test"]})):
             chosen = [(e, s) for e, s in judged if task in ("all", e.task)]
             result[task] = figures([e for e, _ in chosen], [s for _, s in chosen], threshold)
