@@ -147,6 +147,9 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         batch_size=16,
         judge_every=1,
         warmup=1,
+        episodes=write_episodes(tmp_path / "data"),
+        demonstrations=3,
+        anchor_steps=2,
     )
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
     curve = refine_policy.refine(args)

@@ -64,7 +64,7 @@ class Args:
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
-    refine_steps: int = 30_000
+    refine_steps: int = 20_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,6 +131,8 @@ def run(args: Args) -> dict[str, Any]:
         args.world_model,
         steps=args.refine_steps,
         seed=args.seed,
+        episodes=args.episodes_folder,
+        demonstrations=args.demonstrations,
     )
     curve = refine_policy.refine(refining)
     stages.begin()

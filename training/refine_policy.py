@@ -4,7 +4,8 @@
 
 The policy that is kept is the one at which the deterministic policy's imagined success, from starts
 that it does not train on, was highest first; once that success saturates, the run ends, since what
-follows was measured to be drift. No real interaction is used.
+follows was measured to be drift; a clone that saturates at once is kept as it is, for imagination
+has nothing left to teach it. No real interaction is used.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.nn import functional as F
 from tqdm import tqdm
 
+from training.clone_policy import random_shift
+from training.episodes import Episode, load_episodes
 from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import (
     GaussianCnnPolicy,
@@ -33,6 +38,7 @@ from training.policy import (
 )
 from training.settings import keep_settings
 from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.pixels import channels_first
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
@@ -59,13 +65,17 @@ class Args:
         judge_every: Rollouts between measurements of imagined success.
         judge_starts: Starts kept apart to measure it on.
         saturation: Imagined success at which the run ends.
+        episodes: Folder of the demonstrations that the policy stays close to; none given anchors it
+            to nothing.
+        demonstrations: How many of them.
+        anchor_steps: Gradient steps on demonstrations after each rollout.
         seed: Seed of PPO, starts and noise.
     """
 
     policy: Path
     out: Path
     world_model: str | None = None
-    steps: int = 30_000
+    steps: int = 20_000
     num_envs: int = 32
     rollout: int = 50
     learning_rate: float = 2e-4
@@ -78,7 +88,10 @@ class Args:
     warmup: int = 2
     judge_every: int = 3
     judge_starts: int = 40
-    saturation: float = 0.98
+    saturation: float = 0.95
+    episodes: Path | None = None
+    demonstrations: int = 50
+    anchor_steps: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,6 +141,42 @@ def split_starts(
     return parts[0], parts[1]
 
 
+class _Anchor(BaseCallback):
+    """Between rollouts, pulls the mean action towards the demonstrated one on real frames.
+
+    Keeps the policy able on what a camera really sees, where the world model's pictures are wrong.
+    """
+
+    def __init__(self, args: Args, demonstrations: Sequence[Episode]) -> None:
+        super().__init__()
+        self.args = args
+        self.generator = torch.Generator().manual_seed(args.seed)
+        frames = np.concatenate([e.frames[:-1] for e in demonstrations])
+        self.frames = channels_first(torch.from_numpy(frames))
+        self.actions = torch.from_numpy(np.concatenate([e.actions for e in demonstrations]))
+        self._rollouts = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._rollouts += 1
+        if self._rollouts <= self.args.warmup + 1:
+            return
+        policy = self.model.policy
+        assert isinstance(policy, GaussianCnnPolicy)
+        policy.set_training_mode(True)
+        for _ in range(self.args.anchor_steps):
+            rows = torch.randint(len(self.frames), (64,), generator=self.generator)
+            frames = random_shift(self.frames[rows], 3, self.generator)
+            gaussian: Any = policy.get_distribution(frames).distribution
+            loss = F.mse_loss(gaussian.mean, self.actions[rows])
+            policy.optimizer.zero_grad()
+            loss.backward()
+            policy.optimizer.step()
+        policy.set_training_mode(False)
+
+
 class _Judge(BaseCallback):
     """Measures imagined success between rollouts, keeps the best policy, ends at saturation."""
 
@@ -164,7 +213,7 @@ class _Judge(BaseCallback):
         if self.best is None or judged > self.best:
             self.best = judged
             save_policy(policy, self.config, self.args.out)
-        self.finished = judged >= self.args.saturation and self.num_timesteps > 0
+        self.finished = judged >= self.args.saturation
 
     def _on_training_start(self) -> None:
         self.measure()
@@ -199,6 +248,7 @@ def refine(args: Args) -> list[Measurement]:
     Raises:
         PolicyError: The policy does not fit the world model.
         WorldModelError: The world model cannot be loaded.
+        EpisodeError: There are no demonstrations in the folder.
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
@@ -225,7 +275,11 @@ def refine(args: Args) -> list[Measurement]:
     )
     model.policy.load_state_dict(load_policy(args.policy).state_dict())
     judge = _Judge(args, world_model, judge_starts, config)
-    model.learn(args.steps, callback=judge)
+    callbacks: list[BaseCallback] = [judge]
+    if args.episodes:
+        episodes = load_episodes(args.episodes, "train", [task], ["expert"])
+        callbacks.insert(0, _Anchor(args, episodes[: args.demonstrations]))
+    model.learn(args.steps, callback=callbacks)
     env.close()
     record: dict[str, Any] = {
         "task": task,

@@ -54,7 +54,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     clone_steps: int = 1000
-    refine_steps: int = 30_000
+    refine_steps: int = 20_000
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")
@@ -123,7 +123,13 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
     if not (refined / "curve.json").exists():
         refine_policy.refine(
             refine_policy.Args(
-                cloned, refined, args.world_model, steps=args.refine_steps, seed=seed
+                cloned,
+                refined,
+                args.world_model,
+                steps=args.refine_steps,
+                seed=seed,
+                episodes=args.episodes_folder,
+                demonstrations=args.demonstrations,
             )
         )
     curve = json.loads((refined / "curve.json").read_text())
