@@ -106,6 +106,13 @@ def gather_initial_frames(
     )
 
 
+def training_steps(denoiser: Path) -> list[int]:
+    """Steps of the runs that a denoiser comes from, the first one first."""
+    settings = json.loads((denoiser / "settings.json").read_text())
+    before = training_steps(Path(settings["init"])) if settings.get("init") else []
+    return [*before, len((denoiser / "losses.csv").read_text().splitlines()) - 1]
+
+
 def copy_demonstrations(episodes: Path, out: Path, tasks: Sequence[str], count: int) -> None:
     """Copies the first solved expert episodes of each task to `out/TASK/train/`."""
     shutil.rmtree(out, ignore_errors=True)
@@ -141,7 +148,7 @@ def main() -> None:
         num_inference_steps=args.num_inference_steps,
         provenance={
             "training_episodes": len(episodes),
-            "training_steps": settings["steps"],
+            "training_steps": " + ".join(str(steps) for steps in training_steps(args.denoiser)),
             "batch_size": settings["batch_size"],
             "autoregressive_steps": settings["autoregressive_steps"],
             "seed": settings["seed"],
