@@ -140,10 +140,10 @@ def imagined_outcomes(
     frames = imagination.reset(initial_frame=np.arange(rows))
     solved = np.zeros(rows, bool)
     for _ in range(imagination.max_episode_steps):
-        actions = sample_actions(policy, frames.permute(0, 2, 3, 1).numpy(), None)
+        actions = sample_actions(policy, frames.permute(0, 2, 3, 1).cpu().numpy(), None)
         step = imagination.step(actions)
         frames = step.frames
-        solved |= step.terminated.numpy()
+        solved |= step.terminated.cpu().numpy()
         if solved.all():
             break
     return solved
