@@ -159,7 +159,7 @@ def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
 
 def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:
     before = weights(finished)
-    with pytest.raises(SettingsError, match="learning_rate: 0.0005 there, 0.01 now"):
+    with pytest.raises(SettingsError, match=r"learning_rate: 0\.0007 there, 0\.01 now"):
         train_world_model.train(tiny_args(finished, data, learning_rate=0.01))
     other = write_episodes(tmp_path / "other", count=3)
     checkpoints = Checkpoints(finished / "checkpoints", {"data": str(other)})

@@ -16,6 +16,19 @@ from typing import Any
 import torch
 
 
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+"""What torch raises for a damaged file, depending on where the damage is."""
+
+
 class RunError(RuntimeError):
     """A run cannot start or go on; the message says why and nothing is changed."""
 
@@ -64,7 +77,7 @@ class Checkpoints:
         for path in paths:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            except UNREADABLE:
                 print(f"warning: {path} is damaged; trying the checkpoint before it")
                 continue
             kept = state["fingerprint"]
