@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-
 UNREADABLE = (
     OSError,
     RuntimeError,

@@ -1,6 +1,6 @@
 """The main job in one command: clone, refine in imagination, and measure what it was worth.
 
-    python -m training.demo --task handle-pull
+    python -m training.demo --task hammer
 
 Clones a policy from the shipped demonstrations, refines it inside the embedded world model, and
 evaluates it before and after, in imagination and, where MuJoCo can render, in real Meta-World, from
@@ -57,7 +57,7 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "handle-pull"
+    task: str = "hammer"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
