@@ -87,6 +87,13 @@ def test_the_embedded_env_follows_its_actions(task: str) -> None:
     assert abs(frames[0] - frames[1]).mean() > 2  # grey levels: the arm went two ways
 
 
+def test_the_readmes_rollout_runs(capsys) -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = readme.split("## A rollout")[1].split("```python")[1].split("```")[0]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("hammer 0.")
+
+
 def test_the_readme_names_what_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in ("make demo", "make test", "World4RL-Imagined-v0", "results/"):
