@@ -74,9 +74,18 @@ def command(out: Path, data: Path) -> list[str]:
     return [*module, "--out", str(out), "--episodes", str(data), *flags]
 
 
+def same_threads() -> dict[str, str]:
+    """Sums depend on the number of threads: the same here and in a process of its own."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 def start(out: Path, data: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(out, data),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=same_threads(),
     )
 
 
@@ -97,7 +106,7 @@ def test_T1_killed_and_resumed_equals_uninterrupted(
         wait_for_step(out, step, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    ended = subprocess.run(command(out, data), capture_output=True, text=True)
+    ended = subprocess.run(command(out, data), capture_output=True, text=True, env=same_threads())
     assert ended.returncode == 0, ended.stderr
     assert same(weights(out), weights(finished))
     assert losses(out) == losses(finished)
