@@ -221,7 +221,7 @@ def draw_curves(
     )
     sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
     if sampled:
-        axes.plot(*zip(*sampled, strict=True), alpha=0.6, label="imagined, training rollouts")
+        axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
     kept = max(curve, key=lambda p: p.judged).imagined_steps
     for evaluation, at in ((before, 0), (after, kept)):
         rate = evaluation.real_rate
