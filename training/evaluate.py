@@ -149,7 +149,7 @@ def imagined_outcomes(
     return solved
 
 
-def _real_episodes(job: tuple[Path, list[int]]) -> list[tuple[bool, Episode]]:
+def _real_episodes(job: tuple[Path, list[int]]) -> list[Episode]:
     folder, seeds = job
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -179,7 +179,7 @@ def _real_episodes(job: tuple[Path, list[int]]) -> list[tuple[bool, Episode]]:
                 seed,
                 env.action_repeat,
             )
-            results.append((bool(terminated), episode))
+            results.append(episode)
     finally:
         env.close()
     return results
@@ -200,7 +200,7 @@ def real_episodes(policy: Path, seeds: Sequence[int], workers: int = 2) -> list[
         tqdm(total=len(seeds), unit="episode", desc="real episodes", mininterval=1) as bar,
     ):
         for results in pool.imap(_real_episodes, jobs):
-            episodes.extend(episode for _, episode in results)
+            episodes.extend(results)
             bar.update(len(results))
     return episodes
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from training.averaging import update_ema
 from training.checkpoints import Checkpoints, StopRequest, locked
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
@@ -155,10 +156,7 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            with torch.no_grad():
-                decay = min(0.995, (1 + step) / (10 + step))
-                for average, value in zip(ema.parameters(), head.parameters(), strict=True):
-                    average.lerp_(value, 1 - decay)
+            update_ema(ema, head, 0.995, step)
             if step % 50 == 0:
                 bar.set_postfix(loss=f"{loss.item():.4f}")
             done = step + 1

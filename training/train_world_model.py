@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from training.averaging import update_ema
 from training.checkpoints import Checkpoints, RunError, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison
@@ -177,14 +178,6 @@ def learning_rate(args: Args, step: int) -> float:
         return args.learning_rate * (step + 1) / args.warmup
     progress = (step - args.warmup) / max(1, args.steps - args.warmup)
     return args.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Moves the averaged weights towards the model's, faster while training is young."""
-    decay = min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for average, value in zip(ema.parameters(), model.parameters(), strict=True):
-            average.lerp_(value, 1 - decay)
 
 
 def train(args: Args) -> Path:
