@@ -5,13 +5,16 @@ TASK ?= hammer
 RUN := $(VENV)/bin/python
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint bench setup clean
 
 demo: setup
 	$(RUN) -m training.demo --task $(TASK)
 
 test: lint
 	$(RUN) -m pytest
+
+bench: setup
+	$(RUN) -m training.bench
 
 lint: setup
 	$(VENV)/bin/ruff check .

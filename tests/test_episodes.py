@@ -117,9 +117,13 @@ def test_windows_at_an_episodes_start_repeat_its_first_frame() -> None:
 
 def test_windows_never_cross_two_episodes() -> None:
     windows = Windows([make_episode(s) for s in range(3)], 4)
-    batch = windows.draw(500, 3, torch.Generator().manual_seed(0))
-    again = windows.draw(500, 3, torch.Generator().manual_seed(0))
-    assert torch.equal(batch.frames, again.frames)
+    now = windows.draw(500, torch.Generator().manual_seed(0))
+    assert torch.equal(now, windows.draw(500, torch.Generator().manual_seed(0)))
+    assert windows.follows(now).all()
+    batch = windows.at(now, 1)
+    earlier = windows.draw_earlier(now, torch.Generator().manual_seed(1))
+    assert (earlier <= now).all()
+    frames = torch.cat([windows.frames[earlier][:, None], batch.frames], dim=1)
     # The square stays in its row throughout an episode; each episode has another row.
-    rows = (batch.frames[:, :, 0] > 200).any(-1).int().argmax(-1)
+    rows = (frames[:, :, 0] > 200).any(-1).int().argmax(-1)
     assert (rows == rows[:, :1]).all()

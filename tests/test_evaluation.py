@@ -13,22 +13,36 @@ from episode_factory import make_episode, write_episodes
 
 from training import reproduce
 from training.evaluate_world_model import (
-    Replay,
     evaluate_world_model,
-    fidelity,
     format_table,
-    outcomes,
+    plot,
     save_pictures,
+    sweep_inference_steps,
 )
 from training.replay import replay
 from training.train_reward_head import choose_threshold
-from training.train_reward_head import figures as reward_figures
+from training.trust import (
+    Replay,
+    fidelity,
+    foretelling,
+    optimism,
+    outcomes,
+    reward_head_figures,
+)
 
 
 def perfect(seed: int, behaviour: str = "policy") -> Replay:
     episode = dataclasses.replace(make_episode(seed), behaviour=behaviour)
     scores = np.where(episode.success, 0.9, 0.1)
-    return Replay(episode, episode.frames.copy(), scores, scores)
+    return Replay(episode, episode.frames.copy(), np.ones(len(scores)), scores, scores)
+
+
+def failed(seed: int, believed: bool, uncertainty: float = 1.0) -> Replay:
+    """An episode that failed; the world model believes that it succeeded, or knows better."""
+    episode = dataclasses.replace(make_episode(seed), success=np.zeros(8, bool), behaviour="policy")
+    probability = np.full(8, 0.99 if believed else 0.01)
+    imagined = np.roll(episode.frames, 1, axis=1)
+    return Replay(episode, imagined, np.full(8, uncertainty), probability, np.full(8, 0.01))
 
 
 def test_a_perfect_world_model_scores_perfectly() -> None:
@@ -40,7 +54,7 @@ def test_a_perfect_world_model_scores_perfectly() -> None:
     assert "15" not in figures["psnr"]  # the toy episodes end at 8
     told = outcomes(replays, 0.5)
     assert told["agreement"]["mean"] == 1.0
-    head = reward_figures([r.episode for r in replays], [r.probability for r in replays], 0.5)
+    head = reward_head_figures([r.episode for r in replays], [r.probability for r in replays], 0.5)
     assert head["auroc"] == 1.0
     assert head["false_positive"]["mean"] == 0.0
 
@@ -52,16 +66,26 @@ def test_the_threshold_judges_episodes_rightly() -> None:
 
 
 def test_an_optimist_is_caught() -> None:
-    replays = []
-    for seed in range(10):
-        failed = dataclasses.replace(
-            make_episode(seed), success=np.zeros(8, bool), behaviour="policy"
-        )
-        replays.append(Replay(failed, failed.frames, np.full(8, 0.99), np.full(8, 0.01)))
+    replays = [failed(seed, believed=True) for seed in range(10)]
     told = outcomes(replays, 0.5)
+    assert told["agreement_by_frame"] == {"1": 0.0, "5": 0.0}
+    assert optimism(replays, 0.5)["optimism"] == 1.0
+    assert optimism([failed(seed, believed=False) for seed in range(10)], 0.5)["optimism"] == 0.0
     assert told["false_success"] == {"rate": 1.0, "upper": 1.0}
     assert told["agreement"]["mean"] == 0.0
     assert told["solved"] == 0
+
+
+def test_uncertainty_is_judged_by_the_outcomes_it_foretells() -> None:
+    wrong = [failed(seed, believed=True, uncertainty=9.0) for seed in range(5)]
+    right = [perfect(seed) for seed in range(5)]
+    told = foretelling(wrong + right, 0.5)
+    assert told["wrong"] == 5
+    assert told["auroc"] == 1.0
+    assert told["auroc_of_successes"] == 1.0
+    assert told["error_correlation"] > 0.5
+    blind = [failed(seed, believed=True) for seed in range(5)]
+    assert foretelling(blind + right, 0.5)["auroc"] == 0.5
 
 
 def test_replay_begins_at_the_real_frame_and_is_repeatable() -> None:
@@ -70,11 +94,12 @@ def test_replay_begins_at_the_real_frame_and_is_repeatable() -> None:
     frames = replay(model.denoiser, model.scheduler, episodes, 2)
     again = replay(model.denoiser, model.scheduler, episodes, 2)
     for episode, one, two in zip(episodes, frames, again, strict=True):
-        assert one.shape == episode.frames.shape
-        assert np.array_equal(one[0], episode.frames[0])
-        assert np.array_equal(one, two)
+        assert one.frames.shape == episode.frames.shape
+        assert one.uncertainty.shape == (len(episode.actions),)
+        assert np.array_equal(one.frames[0], episode.frames[0])
+        assert np.array_equal(one.frames, two.frames)
     other = replay(model.denoiser, model.scheduler, episodes, 2, seed=1)
-    assert not np.array_equal(other[0], frames[0])
+    assert not np.array_equal(other[0].frames, frames[0].frames)
 
 
 def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
@@ -82,7 +107,7 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
     episodes = [
         dataclasses.replace(make_episode(s, task, "random"), behaviour=behaviour)
         for task in ("push", "pull")
-        for behaviour in ("policy", "random")
+        for behaviour in ("policy", "random", "zero", "shuffled")
         for s in range(2)
     ]
     report, replays = evaluate_world_model(model, episodes, 1)
@@ -90,10 +115,16 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
         assert {"auroc", "ece", "agreement", "false_success"} <= set(figures)
         assert {"rate", "upper"} == set(figures["false_success"])
         assert {"psnr", "ssim", "psnr_frozen", "ssim_frozen"} <= set(figures["random"])
+        assert set(figures["probes"]) == {"random", "zero", "shuffled", "all"}
+        assert figures["optimism"] == figures["probes"]["all"]["optimism"]
+        assert figures["episodes"] == figures["probes"]["all"]["episodes"] * 2 / 3
     assert set(report["tasks"]) == {"push", "pull"}
     assert "push" in format_table(report)
     save_pictures(replays, tmp_path)
-    for name in ("push.png", "pull.png", "rollouts.gif", "rollouts.mp4"):
+    plot(report, replays, tmp_path / "trust.png")
+    rows = sweep_inference_steps(model, episodes, 2, seed=0)
+    assert [row["num_inference_steps"] for row in rows] == [1, 2]
+    for name in ("trust.png", "push.png", "pull.png", "rollouts.gif", "rollouts.mp4"):
         assert (tmp_path / name).stat().st_size > 0
     json.dumps(report)
 

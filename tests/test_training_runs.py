@@ -25,9 +25,9 @@ from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 TINY = {
     "steps": 24,
     "batch_size": 4,
-    "autoregressive_steps": 2,
-    "autoregressive_batch_size": 2,
-    "autoregressive_from": 0.5,
+    "streams": 12,
+    "stream_length": 3.0,
+    "streams_from": 0.3,
     "warmup": 2,
     "channels": (8, 16),
     "layers_per_block": 1,
@@ -236,7 +236,7 @@ def test_pictures_are_written(data: Path, tmp_path: Path) -> None:
     assert list((out / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("field", ["steps", "batch_size", "autoregressive_from", "ema"])
+@pytest.mark.parametrize("field", ["steps", "batch_size", "streams", "streams_from", "ema"])
 def test_bad_settings_are_named(field: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=field):
         train_world_model.Args(tmp_path, **{field: -1})

@@ -69,9 +69,10 @@ def test_preconditioning_is_karras() -> None:
 def test_an_untrained_denoiser_predicts_that_nothing_moves() -> None:
     model = Denoiser(DenoiserConfig(frame_size=16, channels=(8, 16), embedding_size=16))
     context = torch.rand(2, 4, 3, 16, 16) * 2 - 1
-    residual = model(
-        torch.randn(2, 3, 16, 16) * 20, torch.full((2,), 20.0), context, torch.rand(2, 4, 4)
-    )
+    anchor = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise, sigma = torch.randn(2, 3, 16, 16) * 20, torch.full((2,), 20.0)
+    residual, log_error = model(noise, sigma, anchor, context, torch.rand(2, 4, 4))
+    assert log_error.shape == (2, 4, 4)
     assert float(residual.detach().abs().max()) < 0.1
     frame = model.to_frame(torch.zeros_like(residual), context[:, -1])
     assert torch.equal(frame, context[:, -1])
@@ -83,18 +84,43 @@ def test_an_untrained_denoiser_predicts_that_nothing_moves() -> None:
 def test_the_denoiser_heeds_its_actions_and_its_context(tiny_world_model: WorldModel) -> None:
     torch.manual_seed(0)
     frames = torch.randint(0, 256, (1, LENGTH, 3, SIZE, SIZE), dtype=torch.uint8)
-    actions = torch.zeros(1, LENGTH, ACTIONS)
+    anchor, actions = frames[:, 0], torch.zeros(1, LENGTH, ACTIONS)
     noise = torch.randn(1, 3, SIZE, SIZE)
-    base = tiny_world_model.predict(frames, actions, noise)
+
+    def predict(*inputs: torch.Tensor) -> torch.Tensor:
+        return tiny_world_model.predict(*inputs).frames
+
+    base, uncertainty = tiny_world_model.predict(anchor, frames, actions, noise)
     assert base.shape == (1, 3, SIZE, SIZE)
     assert base.dtype == torch.uint8
-    assert torch.equal(base, tiny_world_model.predict(frames, actions, noise))
+    assert uncertainty.shape == (1,)
+    assert float(uncertainty) > 0
+    assert torch.equal(base, predict(anchor, frames, actions, noise))
     for index in range(LENGTH):
         moved = actions.clone()
         moved[0, index, 1] = 1.0
-        assert not torch.equal(base, tiny_world_model.predict(frames, moved, noise))
-    assert not torch.equal(base, tiny_world_model.predict(255 - frames, actions, noise))
-    assert not torch.equal(base, tiny_world_model.predict(frames, actions, -noise))
+        assert not torch.equal(base, predict(anchor, frames, moved, noise))
+    assert not torch.equal(base, predict(anchor, 255 - frames, actions, noise))
+    assert not torch.equal(base, predict(255 - anchor, frames, actions, noise))
+    assert not torch.equal(base, predict(anchor, frames, actions, -noise))
+
+
+def test_a_denoiser_learns_how_far_off_it_will_be() -> None:
+    torch.manual_seed(0)
+    config = DenoiserConfig(frame_size=16, channels=(8, 16), embedding_size=16, residual_scale=0.5)
+    model = Denoiser(config)
+    optimizer = torch.optim.Adam(model.unet.error_head.parameters(), lr=0.03)
+    still = torch.zeros(8, 3, 16, 16)
+    context = still[:, None].expand(-1, 4, -1, -1, -1)
+    sigma, actions = torch.full((8,), 40.0), torch.zeros(8, 4, 4)
+    for _ in range(300):  # what follows is white noise of 20 grey levels: nobody can foretell it
+        target = torch.randn_like(still) * 20 / 127.5
+        loss, _ = model.loss(torch.randn_like(still), sigma, target, still, context, actions)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _, log_error = model(torch.randn_like(still) * 40, sigma, still, context, actions)
+    assert model.expected_error(log_error, sigma).mean().item() == pytest.approx(20, rel=0.1)
 
 
 def test_karras_levels() -> None:

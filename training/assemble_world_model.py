@@ -88,12 +88,12 @@ def gather_initial_frames(
             now += list(range(begin + context_length - 1, begin + int(episode.success.argmax())))
             begin += len(episode.frames)
         chosen = np.sort(rng.choice(now, min(contexts, len(now)), replace=False))
-        batch = windows.at(torch.from_numpy(chosen), 1)
+        batch = windows.at(torch.from_numpy(chosen), 0)
         parts.append(
             (
                 number,
-                batch.frames[:, :context_length],
-                batch.actions[:, : context_length - 1],
+                batch.frames,
+                batch.actions,
                 False,
             )
         )

@@ -25,13 +25,27 @@ from tqdm import tqdm
 from training.episodes import Episode
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 
+Behaviour = Literal[
+    "expert",
+    "noisy-expert",
+    "policy",
+    "random",
+    "start",
+    "zero",
+    "open-gripper",
+    "reversed",
+    "shuffled",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Args:
     """Command line of `training.collect_episodes`.
 
     Attributes:
-        behaviour: Who acts; "start" stores first frames only.
+        behaviour: Who acts; "start" stores first frames only. The last four only probe a world
+            model: no action at all, the expert with an open gripper, and the expert's actions of
+            the same start, backwards or in any order.
         tasks: Tasks to collect.
         episodes: Episodes (or start frames) a task.
         split: The split whose seeds are used.
@@ -44,7 +58,7 @@ class Args:
         out: Folder of episodes.
     """
 
-    behaviour: Literal["expert", "noisy-expert", "policy", "random", "start"] = "expert"
+    behaviour: Behaviour = "expert"
     tasks: tuple[str, ...] = TASKS
     episodes: int = 50
     split: Literal["train", "validation", "test"] = "train"
@@ -69,8 +83,8 @@ Actor = Callable[[RealEnv, np.ndarray, int], np.ndarray]
 """(env, frame, decision) -> action `(4,)` float32 in [-1, 1]."""
 
 
-def make_actor(args: Args, task: str, seed: int) -> Actor:
-    """Returns who acts in one episode; all its randomness comes from `seed`."""
+def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
+    """Returns who acts in one episode of `env`; all its randomness comes from `seed`."""
     rng = np.random.default_rng([seed, 1])
     held = np.zeros(4, np.float32)
 
@@ -91,11 +105,23 @@ def make_actor(args: Args, task: str, seed: int) -> Actor:
         from training.policy import load_policy, sample_actions
 
         assert args.policy is not None
-        policy = load_policy(args.policy.format(task=task))
+        policy = load_policy(args.policy.format(task=env.task))
         return lambda env, frame, t: sample_actions(
             policy, frame[None], None if args.deterministic else rng
         )[0]
-    return lambda env, frame, t: env.expert_action()
+    if args.behaviour == "zero":
+        return lambda env, frame, t: np.zeros(4, np.float32)
+    if args.behaviour == "open-gripper":
+        return lambda env, frame, t: np.append(env.expert_action()[:3], np.float32(-1))
+    if args.behaviour in ("reversed", "shuffled"):
+        plan = collect_episode(env, seed, "expert", _expert).actions
+        plan = plan[::-1] if args.behaviour == "reversed" else rng.permutation(plan)
+        return lambda env, frame, t: plan[t]
+    return _expert
+
+
+def _expert(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:
+    return env.expert_action()
 
 
 def collect_episode(env: RealEnv, seed: int, behaviour: str, actor: Actor) -> Episode:
@@ -141,7 +167,7 @@ def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
     try:
         done = []
         for seed in seeds:
-            episode = collect_episode(env, seed, args.behaviour, make_actor(args, task, seed))
+            episode = collect_episode(env, seed, args.behaviour, make_actor(args, env, seed))
             episode.save(episode_path(args, task, seed))
             done.append((task, episode.solved))
         return done

@@ -258,7 +258,7 @@ def evaluate(
                 [shown],
                 world_model.config.num_inference_steps,
             )[0]
-            save_videos(video, shown.frames, dream)
+            save_videos(video, shown.frames, dream.frames)
     elif imagined:
         starts = first_frames(task, seeds, world_model)
     if imagined:

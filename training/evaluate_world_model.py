@@ -2,34 +2,43 @@
 
     python -m training.evaluate_world_model --episodes data/episodes --out results
 
-Open-loop: every test episode is imagined again from its first frame and its own actions, and
-compared with what really happened: the picture (PSNR, SSIM, beside a baseline that never moves from
-the first frame) and the outcome (imagined success against true success). The reward head is judged
-on the real frames. Works for any world model and episodes of the same tasks.
+Every test episode is imagined again from its first frame and its own actions, and compared with
+what really happened: the picture, beside a baseline that never moves from the first frame; the
+outcome; the outcome of probe actions that nobody would call skilled; and whether the uncertainty
+that the model tells foretells where it is wrong. The reward head is judged on the real frames.
+Works for any world model and episodes of the same tasks. The figures themselves are `trust.py`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
-import torch
 import tyro
 
 from training.episodes import Episode, load_episodes
-from training.metrics import psnr, rate, ssim
 from training.pictures import comparison_strip, save_image, save_videos
-from training.replay import replay
-from training.train_reward_head import figures as reward_figures
-from world4rl_gym.pixels import channels_first
+from training.trust import (
+    FRAMES,
+    Replay,
+    fidelity,
+    foretelling,
+    optimism,
+    outcomes,
+    replay_all,
+    reward_head_figures,
+)
 from world4rl_gym.world_model import WorldModel
 
-FRAMES = (1, 5, 15, 30, 50)
 GROUPS = {"policy": ("expert", "noisy-expert", "policy"), "random": ("random",)}
+PROBES = ("zero", "reversed", "shuffled", "open-gripper")
+"""Behaviours that only probe for optimism, as random actions do too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Args:
         num_inference_steps: Denoising steps a frame; none given takes the model's number.
         out: Folder of `world_model.json` and of `pictures/`.
         pictures: Write a strip of one episode of each task, and a video of all of them.
+        most_steps: Compare 1 to so many denoising steps a frame, on a third of the episodes.
         seed: Seed of the denoising noise.
     """
 
@@ -52,90 +62,34 @@ class Args:
     num_inference_steps: int | None = None
     out: Path = Path("results")
     pictures: bool = True
+    most_steps: int = 0
     seed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Replay:
-    """An episode, what was imagined of it, and how solved each imagined frame looks.
-
-    Attributes:
-        episode: The real episode.
-        imagined: `(T + 1, H, W, 3)` uint8.
-        probability: `(T,)` success probability of the imagined frames after each action.
-        real_probability: `(T,)` the same of the real frames.
-    """
-
-    episode: Episode
-    imagined: np.ndarray
-    probability: np.ndarray
-    real_probability: np.ndarray
-
-
-def replay_all(
-    world_model: WorldModel, episodes: Sequence[Episode], num_inference_steps: int, seed: int
-) -> list[Replay]:
-    """Imagines every episode again; see `training.replay`."""
-    imagined = replay(
-        world_model.denoiser, world_model.scheduler, episodes, num_inference_steps, seed
-    )
-    return [
-        Replay(e, f, _probabilities(world_model, f[1:]), _probabilities(world_model, e.frames[1:]))
-        for e, f in zip(episodes, imagined, strict=True)
-    ]
-
-
-def _probabilities(world_model: WorldModel, frames: np.ndarray) -> np.ndarray:
-    return world_model.success_probability(channels_first(torch.from_numpy(frames))).numpy()
-
-
-def fidelity(replays: Sequence[Replay]) -> dict[str, Any]:
-    """Mean PSNR (dB) and SSIM at `FRAMES`, of the imagination and of the frozen first frame."""
-    figures: dict[str, Any] = {"episodes": len(replays)}
-    for name, measure in (("psnr", psnr), ("ssim", ssim)):
-        model, frozen = {}, {}
-        for t in FRAMES:
-            shown = [r for r in replays if t < len(r.imagined)]
-            if not shown:
-                continue
-            real = np.stack([r.episode.frames[t] for r in shown])
-            first = np.stack([r.episode.frames[0] for r in shown])
-            imagined = np.stack([r.imagined[t] for r in shown])
-            model[str(t)] = round(float(measure(real, imagined).mean()), 4)
-            frozen[str(t)] = round(float(measure(real, first).mean()), 4)
-        figures[name] = model
-        figures[f"{name}_frozen"] = frozen
-    return figures
-
-
-def outcomes(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
-    """Imagined against true outcome of the same starts and actions, with 95 % intervals."""
-    true = np.array([r.episode.solved for r in replays])
-    imagined = np.array([bool((r.probability >= threshold).any()) for r in replays])
-    false_success = rate(imagined[~true])
-    missed = rate(~imagined[true])
-    return {
-        "episodes": len(replays),
-        "solved": int(true.sum()),
-        "agreement": dataclasses.asdict(rate(true == imagined)),
-        "false_success": {"rate": false_success.mean, "upper": false_success.high},
-        "missed_success": {"rate": missed.mean, "upper": missed.high},
-    }
-
-
 def summarise(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
-    """All figures of some replays: by group of behaviours, and over all."""
-    groups = {
-        name: [r for r in replays if r.episode.behaviour in behaviours]
-        for name, behaviours in GROUPS.items()
-    }
-    return {
-        **reward_figures(
-            [r.episode for r in replays], [r.real_probability for r in replays], threshold
+    """All figures of some replays: over all that are not probes, by group, and of the probes."""
+    chosen = [r for r in replays if r.episode.behaviour not in PROBES]
+    probes = [r for r in replays if r.episode.behaviour in (*PROBES, "random")]
+    report = {
+        **reward_head_figures(
+            [r.episode for r in chosen], [r.real_probability for r in chosen], threshold
         ),
-        **outcomes(replays, threshold),
-        **{name: fidelity(group) for name, group in groups.items() if group},
+        **outcomes(chosen, threshold),
+        **fidelity(chosen),
+        "uncertainty": foretelling(chosen, threshold),
+        "optimism": optimism(probes, threshold)["optimism"] if probes else None,
+        "probes": {
+            name: optimism([r for r in probes if r.episode.behaviour == name], threshold)
+            for name in sorted({r.episode.behaviour for r in probes})
+        },
     }
+    if probes:
+        report["probes"]["all"] = optimism(probes, threshold)
+    for name, behaviours in GROUPS.items():
+        group = [r for r in chosen if r.episode.behaviour in behaviours]
+        if group:
+            report[name] = fidelity(group)
+    return report
 
 
 def format_table(report: dict[str, Any]) -> str:
@@ -187,6 +141,66 @@ def save_pictures(replays: Sequence[Replay], folder: Path) -> None:
     )
 
 
+def sweep_inference_steps(
+    world_model: WorldModel, episodes: Sequence[Episode], most: int, seed: int
+) -> list[dict[str, Any]]:
+    """Fidelity, agreement and time of 1 to `most` denoising steps a frame."""
+    threshold = world_model.config.success_threshold
+    rows = []
+    for steps in range(1, most + 1):
+        began = time.monotonic()
+        replays = replay_all(world_model, episodes, steps, seed)
+        rows.append(
+            {
+                "num_inference_steps": steps,
+                "seconds": round(time.monotonic() - began, 1),
+                **fidelity(replays),
+                **outcomes(replays, threshold),
+            }
+        )
+        print(f"{steps} denoising steps: PSNR {rows[-1]['psnr']}", flush=True)
+    return rows
+
+
+def plot(report: dict[str, Any], replays: Sequence[Replay], path: Path) -> None:
+    """Draws fidelity and agreement by frame, calibration, and uncertainty against error."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for group, colour in (("policy", "tab:blue"), ("random", "tab:orange")):
+        if group in report:
+            at = [int(t) for t in report[group]["psnr"]]
+            left.plot(at, list(report[group]["psnr"].values()), "o-", color=colour, label=group)
+            frozen = list(report[group]["psnr_frozen"].values())
+            left.plot(at, frozen, "x:", color=colour, label=f"{group}, frozen first frame")
+    left.set(xlabel="frame", ylabel="PSNR, dB", title="open-loop fidelity")
+    left.legend(fontsize="small")
+    probability = np.concatenate([r.real_probability for r in replays])
+    solved = np.concatenate([r.episode.success for r in replays])
+    edges = np.linspace(0, 1, 11)
+    which = np.clip(np.digitize(probability, edges) - 1, 0, 9)
+    full = [b for b in range(10) if (which == b).any()]
+    middle.plot([0, 1], [0, 1], color="0.8")
+    middle.plot(
+        [probability[which == b].mean() for b in full],
+        [solved[which == b].mean() for b in full],
+        "o-",
+    )
+    middle.set(
+        xlabel="success probability", ylabel="share solved", title="reward head, real frames"
+    )
+    threshold = report["threshold"]
+    peaks = np.array([r.uncertainty.max() for r in replays])
+    wrong = np.array([r.succeeds(threshold) != r.episode.solved for r in replays])
+    bins = np.linspace(peaks.min(), peaks.max(), 25)
+    right.hist([peaks[~wrong], peaks[wrong]], bins, label=["outcome right", "outcome wrong"])
+    right.set(xlabel="highest uncertainty, grey levels", ylabel="episodes", title="uncertainty")
+    right.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def evaluate_world_model(
     world_model: WorldModel, episodes: Sequence[Episode], num_inference_steps: int, seed: int = 0
 ) -> tuple[dict[str, Any], list[Replay]]:
@@ -206,6 +220,10 @@ def evaluate_world_model(
     return report, replays
 
 
+def _points(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:+.1f} points"
+
+
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
@@ -216,9 +234,20 @@ def main() -> None:
     report, replays = evaluate_world_model(world_model, episodes, steps, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "world_model.json").write_text(json.dumps(report, indent=2) + "\n")
+    if args.most_steps:
+        steps_file = args.out / "inference_steps.json"
+        rows = sweep_inference_steps(world_model, episodes[::3], args.most_steps, args.seed)
+        steps_file.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
     if args.pictures:
-        save_pictures(replays, args.out / "pictures")
+        chosen = [r for r in replays if r.episode.behaviour not in PROBES]
+        save_pictures(chosen, args.out / "pictures")
+        plot(report, chosen, args.out / "pictures" / "trust.png")
     print(format_table(report))
+    told = report["uncertainty"]
+    print(
+        f"optimism under probe actions: {_points(report['optimism'])}; uncertainty foretells wrong "
+        f"outcomes with AUROC {told['auroc']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def save_comparison(
     shown = list(chosen.values())
     with torch.no_grad():
         imagined = replay(denoiser, scheduler, shown, num_inference_steps=1)
-    strips = [comparison_strip(e.frames, f) for e, f in zip(shown, imagined, strict=True)]
+    strips = [comparison_strip(e.frames, r.frames) for e, r in zip(shown, imagined, strict=True)]
     width = min(strip.shape[1] for strip in strips)
     picture = np.concatenate([strip[:, :width] for strip in strips])
     save_image(path, picture)

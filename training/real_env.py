@@ -111,6 +111,8 @@ class RealEnv(gym.Env):
         action_repeat: Simulator steps a decision.
         terminate_on_success: Whether success ends the episode, as it does in imagination.
         frame_size: Height and width of a frame in pixels.
+        lean_rendering: Draw without multisampling, shadows and reflections, many times faster;
+            Meta-World's default is with them.
 
     Raises:
         ValueError: The task is unknown.
@@ -125,6 +127,7 @@ class RealEnv(gym.Env):
         action_repeat: int = ACTION_REPEAT,
         terminate_on_success: bool = True,
         frame_size: int = FRAME_SIZE,
+        lean_rendering: bool = True,
     ) -> None:
         check_task(task)
         import metaworld  # before mujoco: it sets up the rendering backend
@@ -152,12 +155,13 @@ class RealEnv(gym.Env):
         words = "".join(word.capitalize() for word in task.split("-"))
         self._expert = getattr(policies, f"Sawyer{words}V3Policy")()
 
-        quality = self._sim.model.vis.quality
-        quality.offsamples = 0
-        quality.shadowsize = 0
+        if lean_rendering:  # before the renderer is made
+            self._sim.model.vis.quality.offsamples = 0
+            self._sim.model.vis.quality.shadowsize = 0
         self._renderer = mujoco.Renderer(self._sim.model, frame_size, frame_size)
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        if lean_rendering:
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FREE
         sight = np.subtract(CAMERA_TARGET, CAMERA_POSITION)

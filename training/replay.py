@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,19 @@ from world4rl_gym.scheduler import EulerScheduler
 from world4rl_gym.world_model import sample_next_frame
 
 
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """What was imagined of one episode.
+
+    Attributes:
+        frames: `(T + 1, H, W, 3)` uint8; frame 0 is the real one.
+        uncertainty: `(T,)` float32, of each imagined frame, in grey levels.
+    """
+
+    frames: np.ndarray
+    uncertainty: np.ndarray
+
+
 def replay(
     denoiser: Denoiser,
     scheduler: EulerScheduler,
@@ -22,7 +36,7 @@ def replay(
     num_inference_steps: int,
     seed: int = 0,
     batch_size: int = 32,
-) -> list[np.ndarray]:
+) -> list[Rollout]:
     """Imagines every episode from its first frame and its own actions.
 
     Args:
@@ -34,9 +48,9 @@ def replay(
         batch_size: Episodes imagined together.
 
     Returns:
-        For each episode `(T + 1, H, W, 3)` uint8; frame 0 is the real one.
+        One rollout an episode.
     """
-    rollouts: list[np.ndarray] = []
+    rollouts: list[Rollout] = []
     length = denoiser.config.context_length
     for first in range(0, len(episodes), batch_size):
         batch = episodes[first : first + batch_size]
@@ -45,19 +59,22 @@ def replay(
         padded = torch.cat(
             [actions.new_zeros(len(batch), length - 1, actions.shape[2]), actions], 1
         )
-        frames = [start] * length
+        frames, uncertainty = [start] * length, []
         seeds = torch.arange(first, first + len(batch)) + seed * 100_003
         for t in range(actions.shape[1]):
             noise = row_noise(seeds, torch.full_like(seeds, t), tuple(start.shape[1:]))
-            frames.append(
-                sample_next_frame(
-                    denoiser,
-                    scheduler,
-                    torch.stack(frames[-length:], dim=1),
-                    padded[:, t : t + length],
-                    noise,
-                    num_inference_steps,
-                )
+            prediction = sample_next_frame(
+                denoiser,
+                scheduler,
+                start,
+                torch.stack(frames[-length:], dim=1),
+                padded[:, t : t + length],
+                noise,
+                num_inference_steps,
             )
-        rollouts.extend(channels_last(torch.stack(frames[length - 1 :], dim=1)).numpy())
+            frames.append(prediction.frames)
+            uncertainty.append(prediction.uncertainty)
+        seen = channels_last(torch.stack(frames[length - 1 :], dim=1)).numpy()
+        doubts = torch.stack(uncertainty, dim=1).numpy()
+        rollouts.extend(Rollout(f, u) for f, u in zip(seen, doubts, strict=True))
     return rollouts

@@ -29,9 +29,9 @@ from training.averaging import update_ema
 from training.checkpoints import Checkpoints, StopRequest, locked
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
-from training.metrics import auroc, expected_calibration_error, rate
 from training.replay import replay
 from training.settings import keep_settings
+from training.trust import reward_head_figures
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import channels_first, to_float
@@ -96,6 +96,11 @@ def labelled(
     if not 0 < float(solved.sum()) < len(solved):
         raise EpisodeError("success: expected both solved and unsolved frames among the episodes")
     return LabelledFrames(pixels, solved)
+
+
+def imagined_frames(denoiser: Denoiser, episodes: Sequence[Episode]) -> list[np.ndarray]:
+    """The frames of each episode as they are imagined in replay."""
+    return [rollout.frames for rollout in replay(denoiser, EulerScheduler(), episodes, 1)]
 
 
 def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> RewardHead:
@@ -206,34 +211,6 @@ def choose_threshold(highest: np.ndarray, solved: np.ndarray) -> float:
     return round(float(best[len(best) // 2]), 2)
 
 
-def figures(
-    episodes: Sequence[Episode], scores: Sequence[np.ndarray], threshold: float
-) -> dict[str, Any]:
-    """The head's figures on real frames, and on whole episodes, with 95 % intervals.
-
-    Args:
-        episodes: Episodes held out from training and from the choice of the threshold.
-        scores: Success probability of the frame after each of their actions.
-        threshold: Probability that counts as solved.
-    """
-    pooled = np.concatenate(scores)
-    solved = np.concatenate([e.success for e in episodes])
-    called = pooled >= threshold
-    ended = np.array([bool((s >= threshold).any()) for s in scores])
-    true = np.array([e.solved for e in episodes])
-    return {
-        "frames": len(pooled),
-        "solved": int(solved.sum()),
-        "auroc": round(auroc(pooled, solved), 5),
-        "ece": round(expected_calibration_error(pooled, solved), 5),
-        "false_positive": dataclasses.asdict(rate(called[~solved], 5)),
-        "false_negative": dataclasses.asdict(rate(~called[solved], 5)),
-        "episodes": len(episodes),
-        "episode_false_success": dataclasses.asdict(rate(ended[~true])),
-        "episode_missed_success": dataclasses.asdict(rate(~ended[true])),
-    }
-
-
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
@@ -250,11 +227,9 @@ def main() -> None:
             denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
             some = splits["train"][:: args.imagined_every]
             print(f"imagining {len(some)} training episodes")
-            pools.append(labelled(some, replay(denoiser, EulerScheduler(), some, 1)))
+            pools.append(labelled(some, imagined_frames(denoiser, some)))
         head = train(args, pools, frame_size)
-        judged_on = (
-            replay(denoiser, EulerScheduler(), splits["validation"], 1) if denoiser else None
-        )
+        judged_on = imagined_frames(denoiser, splits["validation"]) if denoiser else None
         validation = episode_scores(head, splits["validation"], judged_on)
         threshold = choose_threshold(
             np.array([s.max() for s in validation]),
@@ -265,7 +240,9 @@ def main() -> None:
         judged = list(zip(splits["test"], scores, strict=True))
         for task in ("all", *sorted({e.task for e in splits["test"]})):
             chosen = [(e, s) for e, s in judged if task in ("all", e.task)]
-            result[task] = figures([e for e, _ in chosen], [s for _, s in chosen], threshold)
+            result[task] = reward_head_figures(
+                [e for e, _ in chosen], [s for _, s in chosen], threshold
+            )
         save_component(head, args.out / "reward_head")
         (args.out / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -5,9 +5,9 @@
 
 The same command goes on from the newest checkpoint. All randomness of a step is a function of the
 seed and the step, so that an interrupted run ends with the very weights of an uninterrupted one.
-The first part of training predicts one frame from true context; the rest unrolls several frames,
-each predicted from the model's own predictions (as DIAMOND does, arXiv 2405.12399), which limits
-drift. Knows nothing of rewards and of policies.
+The first part of training predicts one frame from true context; in the rest the context is what the
+network itself predicted before (`streams.py`), which limits drift. Knows nothing of rewards and of
+policies.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from training.checkpoints import Checkpoints, RunError, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison
 from training.settings import SettingsError, keep_settings
-from training.windows import WindowBatch, Windows
+from training.streams import StreamBatch, Streams
+from training.windows import Windows
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.pixels import to_float
+from world4rl_gym.pixels import to_float, to_uint8
 from world4rl_gym.scheduler import EulerScheduler
 
 MOST_BAD_STEPS = 5
@@ -52,11 +53,10 @@ class Args:
         tasks: Tasks to train on; none given means all found.
         steps: Optimizer steps of the schedule.
         until: Finish after this many of them; none given means all.
-        batch_size: Windows of one predicted frame a step in the first part of training, over all
-            processes.
-        autoregressive_steps: Frames unrolled in the second part of training.
-        autoregressive_batch_size: Windows a step there.
-        autoregressive_from: Fraction of training after which frames are unrolled.
+        batch_size: Frames predicted a step, over all processes.
+        streams: Rollouts under way from which a step draws its batch, over all processes.
+        stream_length: Mean number of frames that a stream imagines before it begins anew.
+        streams_from: Fraction of training after which streams go on with what was imagined.
         learning_rate: AdamW's peak; a linear warm-up, then a cosine down to zero.
         warmup: Steps of warm-up.
         weight_decay: AdamW's.
@@ -78,18 +78,18 @@ class Args:
     out: Path
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
-    steps: int = 6800
+    steps: int = 20000
     until: int | None = None
     batch_size: int = 32
-    autoregressive_steps: int = 4
-    autoregressive_batch_size: int = 16
-    autoregressive_from: float = 0.65
-    learning_rate: float = 7e-4
+    streams: int = 256
+    stream_length: float = 12.0
+    streams_from: float = 0.15
+    learning_rate: float = 8e-4
     warmup: int = 200
     weight_decay: float = 1e-2
     ema: float = 0.998
-    log_sigma_mean: float = 1.6
-    log_sigma_deviation: float = 0.7
+    log_sigma_mean: float = 4.0
+    log_sigma_deviation: float = 0.6
     init: Path | None = None
     channels: tuple[int, ...] = (64, 128)
     layers_per_block: int = 2
@@ -101,75 +101,65 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "autoregressive_steps",
-            "autoregressive_batch_size",
-            "checkpoint_every",
-        ):
+        for name in ("steps", "batch_size", "streams", "stream_length", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 <= self.autoregressive_from <= 1:
+        if self.streams < self.batch_size:
             raise ValueError(
-                f"autoregressive_from: expected within [0, 1], got {self.autoregressive_from}"
+                f"streams: expected at least batch_size ({self.batch_size}), got {self.streams}"
             )
+        if not 0 <= self.streams_from <= 1:
+            raise ValueError(f"streams_from: expected within [0, 1], got {self.streams_from}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected within [0, 1), got {self.ema}")
 
 
-class RolloutLoss(nn.Module):
-    """The denoiser's loss over a window, each prediction joining the next one's context."""
+class DenoisingLoss(nn.Module):
+    """The denoiser's loss as a module of its own, which is what several processes can share."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, frames: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Mean loss.
-
-        Args:
-            frames: `(B, C + K, 3, H, W)` float in [-1, 1].
-            actions: `(B, C + K - 1, A)`.
-            sigma: `(B, K)` noise levels.
-            noise: `(B, K, 3, H, W)` standard normal.
-        """
-        length = self.denoiser.config.context_length
-        context = list(frames[:, :length].unbind(1))
-        losses = []
-        for k in range(sigma.shape[1]):
-            loss, predicted = self.denoiser.loss(
-                noise[:, k],
-                sigma[:, k],
-                frames[:, length + k],
-                torch.stack(context[-length:], dim=1),
-                actions[:, k : k + length],
-            )
-            losses.append(loss)
-            context.append(predicted)
-        return torch.stack(losses).mean()
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Denoiser.loss`."""
+        loss: tuple[Tensor, Tensor] = self.denoiser.loss(*inputs)
+        return loss
 
 
 @dataclasses.dataclass
 class StepInputs:
-    """Everything random of one step."""
+    """Everything random of one step.
 
-    batch: WindowBatch
+    Attributes:
+        batch: The streams drawn.
+        sigma: `(B,)` noise levels.
+        noise: `(B, 3, H, W)` standard normal.
+        stream_length: Mean length of a stream at this step.
+        generator: Draws which streams end, once their next frames are predicted.
+    """
+
+    batch: StreamBatch
     sigma: Tensor
     noise: Tensor
+    stream_length: float
+    generator: torch.Generator
 
 
-def draw_step(args: Args, windows: Windows, step: int, process: int, processes: int) -> StepInputs:
-    """Draws a step's windows, noise levels and noise; a function of seed, step and process."""
-    generator = torch.Generator().manual_seed((args.seed * 100_003 + step) * 1009 + process)
-    first_part = step < args.autoregressive_from * args.steps
-    unrolled = 1 if first_part else args.autoregressive_steps
-    count = max(1, (args.batch_size if first_part else args.autoregressive_batch_size) // processes)
-    batch = windows.draw(count, unrolled, generator)
-    normal = torch.randn(count, unrolled, generator=generator)
+def step_generator(args: Args, step: int, process: int) -> torch.Generator:
+    """The source of a step's randomness; a function of seed, step and process."""
+    return torch.Generator().manual_seed((args.seed * 100_003 + step) * 1009 + process)
+
+
+def draw_step(args: Args, streams: Streams, step: int, process: int, processes: int) -> StepInputs:
+    """Draws a step's streams, noise levels and noise; a function of seed, step and process."""
+    generator = step_generator(args, step, process)
+    batch = streams.draw(max(1, args.batch_size // processes), generator)
+    normal = torch.randn(len(batch.rows), generator=generator)
     sigma = (normal * args.log_sigma_deviation + args.log_sigma_mean).exp().clamp(2e-3, 80)
-    noise = torch.randn(count, unrolled, *batch.frames.shape[2:], generator=generator)
-    return StepInputs(batch, sigma, noise)
+    noise = torch.randn(batch.target.shape, generator=generator)
+    length = 1.0 if step < args.streams_from * args.steps else args.stream_length
+    return StepInputs(batch, sigma, noise, length, generator)
 
 
 def learning_rate(args: Args, step: int) -> float:
@@ -229,6 +219,10 @@ def train(args: Args) -> Path:
             keep_settings(args, args.out, leave_out=("until",))
         fingerprint = {"data": windows.fingerprint(), **_plain(args)}
         checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
+        process, processes = accelerator.process_index, accelerator.num_processes
+        streams = Streams(
+            windows, max(1, args.streams // processes), step_generator(args, args.steps, process)
+        )
         state = checkpoints.load_newest()
         step = 0
         if state:
@@ -236,9 +230,10 @@ def train(args: Args) -> Path:
             denoiser.load_state_dict(state["model"])
             ema.load_state_dict(state["ema"])
             optimizer.load_state_dict(state["optimizer"])
+            streams.load_state_dict(_share(state["streams"], process, processes))
             accelerator.print(f"resuming at step {step} of {args.steps}")
         ema.to(accelerator.device)
-        loss_module, optimizer = accelerator.prepare(RolloutLoss(denoiser), optimizer)
+        loss_module, optimizer = accelerator.prepare(DenoisingLoss(denoiser), optimizer)
         parameters = sum(p.numel() for p in denoiser.parameters())
         accelerator.print(
             f"{len(episodes)} episodes, {len(windows.frames)} frames, {parameters / 1e6:.2f} M "
@@ -257,13 +252,14 @@ def train(args: Args) -> Path:
         last = min(args.steps, args.until or args.steps)
         with StopRequest() as stop:
             while step < last:
-                inputs = draw_step(
-                    args, windows, step, accelerator.process_index, accelerator.num_processes
+                inputs = draw_step(args, streams, step, process, processes)
+                loss, predicted = _optimize(
+                    accelerator, loss_module, optimizer, inputs, learning_rate(args, step)
                 )
-                loss = _optimize(accelerator, loss_module, optimizer, inputs, args, step)
                 if math.isfinite(loss):
                     bad = 0
                     update_ema(ema, denoiser, args.ema, step)
+                    streams.advance(inputs.batch, predicted, inputs.stream_length, inputs.generator)
                 else:
                     bad += 1
                     print(f"step {step}: the loss is {loss}; the step is skipped")
@@ -278,19 +274,25 @@ def train(args: Args) -> Path:
                     log.write(step, loss, learning_rate(args, step))
                     if step % 20 == 0:
                         bar.set_postfix(loss=f"{log.average:.4f}")
-                saving = step % args.checkpoint_every == 0 or step == last
-                if main_process and (saving or stop.signal) and not bad:
-                    checkpoints.save(
-                        step,
-                        {
-                            "model": denoiser.state_dict(),
-                            "ema": ema.state_dict(),
-                            "optimizer": optimizer.state_dict(),
-                        },
+                # The processes agree on whether to stop, since each holds streams of its own.
+                signal = _largest(accelerator, stop.signal or 0)
+                if (step % args.checkpoint_every == 0 or step == last or signal) and not bad:
+                    gathered = accelerator.gather(_moved(streams.state_dict(), accelerator.device))
+                    if main_process:
+                        checkpoints.save(
+                            step,
+                            {
+                                "model": denoiser.state_dict(),
+                                "ema": ema.state_dict(),
+                                "optimizer": optimizer.state_dict(),
+                                "streams": _moved(gathered, torch.device("cpu")),
+                            },
+                        )
+                if signal:
+                    accelerator.print(
+                        f"stopped at step {step}; the same command goes on from there"
                     )
-                if stop.signal:
-                    print(f"stopped at step {step}; the same command goes on from there")
-                    raise SystemExit(128 + stop.signal)
+                    raise SystemExit(128 + signal)
                 if log and held_out and step % args.picture_every == 0:
                     path = args.out / "pictures" / f"step-{step:06d}.png"
                     image = save_comparison(ema, EulerScheduler(), held_out, path)
@@ -306,29 +308,45 @@ def _optimize(
     loss_module: nn.Module,
     optimizer: Any,
     inputs: StepInputs,
-    args: Args,
-    step: int,
-) -> float:
-    """One optimizer step; skipped, with the loss returned all the same, where it is not finite."""
+    rate: float,
+) -> tuple[float, Tensor]:
+    """One optimizer step, skipped where the loss is not finite: the loss, and what it predicted."""
     device = accelerator.device
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(args, step)
+        group["lr"] = rate
+    batch = inputs.batch
     with accelerator.autocast():
-        loss = loss_module(
-            to_float(inputs.batch.frames.to(device)),
-            inputs.batch.actions.to(device),
-            inputs.sigma.to(device),
+        loss, predicted = loss_module(
             inputs.noise.to(device),
+            inputs.sigma.to(device),
+            to_float(batch.target.to(device)),
+            to_float(batch.anchor.to(device)),
+            to_float(batch.context.to(device)),
+            batch.actions.to(device),
         )
     optimizer.zero_grad()
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(loss_module.parameters(), 1.0)
     value = float(accelerator.reduce(loss.detach(), "mean"))
     if not math.isfinite(float(norm)):
-        return float("nan")
+        value = float("nan")
     if math.isfinite(value):
         optimizer.step()
-    return value
+    return value, to_uint8(predicted).cpu()
+
+
+def _largest(accelerator: Accelerator, value: int) -> int:
+    """The largest of the processes' values."""
+    return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
+
+
+def _moved(state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
+def _share(state: dict[str, Tensor], process: int, processes: int) -> dict[str, Tensor]:
+    """One process's rows of what all of them gathered."""
+    return {name: tensor.chunk(processes)[process] for name, tensor in state.items()}
 
 
 class _Log:

@@ -49,12 +49,12 @@ class Windows:
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         self._first = torch.from_numpy(np.repeat(first, lengths))
         self._left = torch.from_numpy(np.concatenate([np.arange(n)[::-1] for n in lengths]).copy())
+        self._followed = (self._left > 0).nonzero().squeeze(1)
 
     def residual_deviation(self) -> float:
         """Returns the deviation of frame differences, with pixels in [-1, 1]."""
         total, count = 0.0, 0
-        within = (self._left[:-1] > 0).nonzero().squeeze(1)
-        for rows in within[:: max(1, len(within) // 4096)].split(256):
+        for rows in self._followed[:: max(1, len(self._followed) // 4096)].split(256):
             step = self.frames[rows + 1].float() - self.frames[rows].float()
             total += float((step * (2 / 255)).square().sum())
             count += step.numel()
@@ -65,11 +65,28 @@ class Windows:
         crc = zlib.crc32(self.frames.numpy().data)
         return f"{zlib.crc32(self.actions.numpy().data, crc):08x}-{len(self.frames)}"
 
-    def draw(self, count: int, predicted: int, generator: torch.Generator) -> WindowBatch:
-        """Draws `count` windows with `predicted` frames to predict, with replacement."""
-        starts = (self._left >= predicted).nonzero().squeeze(1)
-        now = starts[torch.randint(len(starts), (count,), generator=generator)]
-        return self.at(now, predicted)
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws frames that another one follows, with replacement: `(count,)` int64."""
+        return self._followed[torch.randint(len(self._followed), (count,), generator=generator)]
+
+    def draw_earlier(self, now: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws, for each frame `now`, its episode's first frame or any before its context.
+
+        Half of them are the first, which is what an imagined episode mostly remembers.
+        """
+        first = self._first[now]
+        before = (now - first - self.context_length + 2).clamp(min=1)
+        step = (torch.rand(len(now), generator=generator) * before).long().clamp(max=before - 1)
+        is_first = torch.rand(len(now), generator=generator) < 0.5
+        return torch.where(is_first, first, first + step)
+
+    def follows(self, now: Tensor) -> Tensor:
+        """Whether another frame of its episode follows each frame `now`."""
+        return self._left[now] > 0
+
+    def context_actions(self, now: Tensor) -> Tensor:
+        """Returns the last C actions up to the one taken at frame `now`: `(B, C, A)`."""
+        return self.at(now, 1).actions
 
     def at(self, now: Tensor, predicted: int) -> WindowBatch:
         """Returns the windows whose last context frame is frame `now` of the pool, `(B,)` int64."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -20,6 +22,14 @@ def check_probability(name: str, value: object) -> float:
     number = not isinstance(value, bool) and isinstance(value, (int, float, np.floating))
     if not number or not 0 < float(value) < 1:  # type: ignore[arg-type]
         raise ValueError(f"{name}: expected a number in (0, 1), got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_number(name: str, value: object) -> float:
+    """Returns `value` as a float, or raises ValueError unless it is finite and at least 0."""
+    number = not isinstance(value, bool) and isinstance(value, (int, float, np.number))
+    if not number or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return float(value)  # type: ignore[arg-type]
 
 

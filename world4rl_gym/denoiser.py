@@ -2,13 +2,16 @@
 
 The U-Net works on pixel-unshuffled frames: a 64 x 64 frame becomes a 16 x 16 grid of 4 x 4 patches,
 which is what makes imagination cheap on a CPU. What is diffused is not the next frame but its
-difference from the last one, so that whatever does not move costs nothing and cannot drift.
+difference from the last one, so that whatever does not move costs nothing. Beside the last few
+frames the network sees the one that the rollout began from, the anchor: what the arm hid and then
+uncovers is there, and so is a background that has not drifted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +84,19 @@ class DenoiserConfig:
             )
 
 
+class Denoised(NamedTuple):
+    """What the denoiser gives.
+
+    Attributes:
+        residual: `(B, 3, H, W)` float32, the denoised scaled difference.
+        log_error: `(B, H / patch_size, W / patch_size)` float32, the logarithm of the mean squared
+            error that the network expects of its own output in each patch.
+    """
+
+    residual: Tensor
+    log_error: Tensor
+
+
 class Denoiser(nn.Module):
     """EDM-preconditioned denoiser of the next frame, given past frames and actions.
 
@@ -93,26 +109,34 @@ class Denoiser(nn.Module):
         self.config = config
         self.unet = _UNet(config)
 
-    def forward(self, noisy: Tensor, sigma: Tensor, context: Tensor, actions: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, anchor: Tensor, context: Tensor, actions: Tensor
+    ) -> Denoised:
         """Denoises the scaled difference between the next frame and the last.
 
         Args:
             noisy: `(B, 3, H, W)` float, the scaled difference plus noise of deviation `sigma`.
             sigma: `(B,)` float.
+            anchor: `(B, 3, H, W)` float in [-1, 1], the frame that the rollout began from.
             context: `(B, T, 3, H, W)` float in [-1, 1], oldest first.
             actions: `(B, T, A)` float in [-1, 1]; the last leads from the last frame to the next.
 
         Returns:
-            `(B, 3, H, W)` float32, the denoised scaled difference.
+            The denoised scaled difference, and the error expected of it.
         """
         c_skip, c_out, c_in, c_noise = self._preconditioning(sigma.float())
         scaled = noisy * c_in
-        inputs = torch.cat([scaled, context.flatten(1, 2)], dim=1)
-        value, noise_gate, last_gate = self.unet(inputs, c_noise, actions).float().chunk(3, dim=1)
-        # A patch's 48 values of noise, and of the last frame, do not fit through the U-Net beside
-        # what it has to say. Gates let it cancel either pixel by pixel: the noise wherever nothing
-        # moves, the last frame wherever something moves away.
-        return c_skip * noisy + c_out * (value + noise_gate * scaled + last_gate * context[:, -1])
+        inputs = torch.cat([scaled, anchor, context.flatten(1, 2)], dim=1)
+        outputs, log_error = self.unet(inputs, c_noise, actions)
+        value, noise_gate, last_gate, anchor_gate = outputs.float().chunk(4, dim=1)
+        # A patch's 48 values of noise, of the last frame and of the anchor do not fit through the
+        # U-Net beside what it has to say. Gates let it work pixel by pixel: cancel the noise
+        # wherever nothing moves and the last frame wherever something moves away, and bring back
+        # the anchor (a gate of 1 at high noise) wherever that uncovers the background.
+        last = context[:, -1]
+        uncovered = self.to_residual(anchor, last) / self.config.sigma_data
+        network = value + noise_gate * scaled + last_gate * last + anchor_gate * uncovered
+        return Denoised(c_skip * noisy + c_out * network, log_error.float())
 
     def to_residual(self, frames: Tensor, last: Tensor) -> Tensor:
         """Scaled difference of `(B, 3, H, W)` float frames from the last ones."""
@@ -123,7 +147,13 @@ class Denoiser(nn.Module):
         return (last + residual * self.config.residual_scale).clamp(-1, 1)
 
     def loss(
-        self, noise: Tensor, sigma: Tensor, target: Tensor, context: Tensor, actions: Tensor
+        self,
+        noise: Tensor,
+        sigma: Tensor,
+        target: Tensor,
+        anchor: Tensor,
+        context: Tensor,
+        actions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """EDM's loss, weighted so that the network's output error counts alike at every level.
 
@@ -131,6 +161,7 @@ class Denoiser(nn.Module):
             noise: `(B, 3, H, W)` standard normal.
             sigma: `(B,)` noise levels.
             target: `(B, 3, H, W)` float in [-1, 1], the true next frame.
+            anchor: `(B, 3, H, W)` float in [-1, 1].
             context: `(B, T, 3, H, W)` float in [-1, 1].
             actions: `(B, T, A)` float in [-1, 1].
 
@@ -139,10 +170,25 @@ class Denoiser(nn.Module):
         """
         last = context[:, -1]
         residual = self.to_residual(target, last)
-        denoised = self(residual + noise * _column(sigma), sigma, context, actions)
+        noisy = residual + noise * _column(sigma)
+        denoised, log_error = self(noisy, sigma, anchor, context, actions)
         _, c_out, _, _ = self._preconditioning(sigma.float())
-        loss = ((denoised - residual) / c_out).square().mean()
+        error = ((denoised - residual) / c_out).square()
+        in_patches = F.avg_pool2d(error.detach().mean(1), self.config.patch_size)
+        # A Gaussian's negative log-likelihood with the error's size as its variance; it trains one
+        # layer only, so its weight is free, and small so as not to count in gradient clipping.
+        foretelling = (in_patches * (-log_error).exp() + log_error).mean()
+        loss = error.mean() + 0.01 * foretelling
         return loss, self.to_frame(denoised.detach(), last)
+
+    def expected_error(self, log_error: Tensor, sigma: Tensor) -> Tensor:
+        """Turns a `log_error` at noise levels `sigma`, `(B,)`, into what it means in pixels.
+
+        Returns:
+            The same shape, the root mean squared error expected of each patch, in grey levels.
+        """
+        _, c_out, _, _ = self._preconditioning(sigma.float())
+        return (log_error / 2).exp() * c_out[:, 0] * self.config.residual_scale * (255 / 2)
 
     def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         data = self.config.sigma_data
@@ -167,7 +213,7 @@ class _UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(emb, emb),
         )
-        self.stem = nn.Conv2d(patch_channels * (config.context_length + 1), widths[0], 1)
+        self.stem = nn.Conv2d(patch_channels * (config.context_length + 2), widths[0], 1)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -183,11 +229,16 @@ class _UNet(nn.Module):
         )
         width = widths[0]
         self.head_norm = nn.GroupNorm(8, width)
-        self.head = nn.Conv2d(width, 3 * patch_channels, 3, padding=1)
+        self.head = nn.Conv2d(width, 4 * patch_channels, 3, padding=1)
+        self.error_head = nn.Conv2d(width, 1, 1)
         _zero(self.head)
+        _zero(self.error_head)
 
-    def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> Tensor:
-        """`(B, 3 (T + 1), H, W)`, `(B,)` and `(B, T, A)` -> `(B, 9, H, W)`: values, two gates."""
+    def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, 3 (T + 2), H, W)`, `(B,)`, `(B, T, A)` -> values and gates `(B, 12, H, W)`; errors.
+
+        The errors are those of `Denoised.log_error`.
+        """
         dtype = self.stem.weight.dtype
         code = two_hot(actions, self.config.action_bins).flatten(1).to(dtype)
         emb = self.noise_embedding(_sinusoidal(c_noise).to(dtype)) + self.action_embedding(code)
@@ -205,8 +256,9 @@ class _UNet(nn.Module):
             x = layer(x, emb) if isinstance(layer, _ResidualBlock) else layer(x)
         for layer in self.up:
             x = layer(x + skips.pop(), emb) if isinstance(layer, _ResidualBlock) else layer(x)
-        x = self.head(F.silu(self.head_norm(x)))
-        return F.pixel_shuffle(x, self.config.patch_size)
+        x = F.silu(self.head_norm(x))
+        log_error = self.error_head(x.detach()).squeeze(1)
+        return F.pixel_shuffle(self.head(x), self.config.patch_size), log_error
 
 
 class _ResidualBlock(nn.Module):

@@ -41,7 +41,8 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
     `Box(0, 255, (H, W, 3), uint8)`, the camera frame; 64 x 64 for the embedded default.
 
     ## Rewards
-    1.0 when the reward head's success probability reaches `success_threshold`, else 0.0.
+    1.0 when the reward head's success probability reaches `success_threshold`, else 0.0; less
+    `uncertainty_penalty` times the uncertainty.
 
     ## Starting State
     A context drawn from the world model's initial frames: real first frames ("start"), or also
@@ -50,11 +51,13 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
 
     ## Episode End
     1. Termination: success.
-    2. Truncation: after `max_episode_steps` steps without success.
+    2. Truncation: after `max_episode_steps` steps without success, or above `max_uncertainty`.
 
     ## Information
     `reset` tells `task` and `initial_frame`, the index of the context drawn; `step` tells `task`,
-    `success_probability` and `is_success`.
+    `success_probability`, `is_success` and `uncertainty`: the error that the world model expects
+    of its own frame (root mean square, in grey levels, of the patch of which it is least sure).
+    results/world_model.json has how well it foretells a wrong outcome.
 
     ## Arguments
     ```python
@@ -80,7 +83,11 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         max_episode_steps: Horizon; None takes the model's (50 for the embedded default).
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Probability that counts as success; None takes the model's.
+        uncertainty_penalty: What a grey level of uncertainty costs, in reward, at every step.
+        max_uncertainty: Uncertainty above which an episode is truncated, and its frame's success
+            not believed; None never does that.
         device: Where to compute; None stays where the model is.
+        compile: Compile the step into one CUDA graph; needs a GPU.
         micro_batch_size: See `Imagination`; set alike here and in a vector env, rows agree exactly.
         render_mode: None, "rgb_array", or "human": a window, which needs a display and pygame.
         render_scale: Integer enlargement of rendered frames.
@@ -105,7 +112,10 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
+        uncertainty_penalty: float = 0.0,
+        max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
+        compile: bool = False,
         micro_batch_size: int | None = None,
         render_mode: str | None = None,
         render_scale: int = 4,
@@ -120,7 +130,10 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             max_episode_steps=max_episode_steps,
             num_inference_steps=num_inference_steps,
             success_threshold=success_threshold,
+            uncertainty_penalty=uncertainty_penalty,
+            max_uncertainty=max_uncertainty,
             device=device,
+            compile=compile,
             micro_batch_size=micro_batch_size,
         )
         self.render_mode = render_mode
@@ -187,6 +200,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             "task": self.imagination.tasks[0],
             "success_probability": float(result.success_probability[0]),
             "is_success": terminated,
+            "uncertainty": float(result.uncertainty[0]),
         }
         frame = to_observation(result.frames)[0]
         return frame, float(result.reward[0]), terminated, truncated, info

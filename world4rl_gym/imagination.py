@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from torch import Tensor
 
-from world4rl_gym.arguments import check_device, check_integer, check_probability
+from world4rl_gym.arguments import check_device, check_integer, check_number, check_probability
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.noise import row_noise
 from world4rl_gym.starts import Starts
@@ -30,10 +31,14 @@ class ImaginedStep:
 
     Attributes:
         frames: `(B, 3, H, W)` uint8, the frames after the step.
-        reward: `(B,)` float32, 1.0 where the frame counts as solved, else 0.0.
-        terminated: `(B,)` bool, the same as `reward > 0`.
-        truncated: `(B,)` bool, at the horizon where the row is not terminated.
+        reward: `(B,)` float32, 1.0 where the frame counts as solved, else 0.0; less the uncertainty
+            times its penalty.
+        terminated: `(B,)` bool, where the frame counts as solved.
+        truncated: `(B,)` bool, where a row is not terminated: at the horizon, or where it is too
+            uncertain.
         success_probability: `(B,)` float32 in [0, 1].
+        uncertainty: `(B,)` float32, the error that the world model expects of its own frame: the
+            root mean squared one, in grey levels, of the patch of which it is least sure.
     """
 
     frames: Tensor
@@ -41,6 +46,7 @@ class ImaginedStep:
     terminated: Tensor
     truncated: Tensor
     success_probability: Tensor
+    uncertainty: Tensor
 
 
 class Imagination:
@@ -61,7 +67,11 @@ class Imagination:
         max_episode_steps: Horizon; None takes the model's.
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Success probability that counts as solved; None takes the model's.
+        uncertainty_penalty: What a grey level of uncertainty costs, in reward, at every step.
+        max_uncertainty: Uncertainty above which an episode is truncated, in grey levels; a success
+            in such a frame is not believed. None never truncates for that.
         device: Where to compute; None stays where the model is.
+        compile: Compile the step into one CUDA graph; needs a GPU and a fixed number of rows.
         micro_batch_size: Rows computed at a time, the last batch padded. None computes all rows at
             once; a number makes a row's frames exactly independent of how many rows there are.
 
@@ -81,7 +91,10 @@ class Imagination:
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
+        uncertainty_penalty: float = 0.0,
+        max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
+        compile: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
         chosen = None if device is None else check_device(device)
@@ -100,6 +113,10 @@ class Imagination:
         self.success_threshold = check_probability(
             "success_threshold", _or(success_threshold, config.success_threshold)
         )
+        self.uncertainty_penalty = check_number("uncertainty_penalty", uncertainty_penalty)
+        self.max_uncertainty = (
+            None if max_uncertainty is None else check_number("max_uncertainty", max_uncertainty)
+        )
         self.micro_batch_size = (
             None
             if micro_batch_size is None
@@ -107,6 +124,10 @@ class Imagination:
         )
         self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
+        if compile and self.device.type != "cuda":
+            raise ValueError(f"compile: expected a CUDA device, got {self.device}")
+        self.compile = compile
+        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
         self.starts = Starts(world_model, initial_frames, task, self.device)
 
         length, size = world_model.context_length, world_model.frame_size
@@ -114,6 +135,7 @@ class Imagination:
         self._frames = torch.zeros(
             rows, length, 3, size, size, dtype=torch.uint8, device=self.device
         )
+        self._anchors = torch.zeros(rows, 3, size, size, dtype=torch.uint8, device=self.device)
         self._actions = torch.zeros(
             rows, length, world_model.action_size, dtype=torch.float32, device=self.device
         )
@@ -174,6 +196,7 @@ class Imagination:
         where = torch.from_numpy(rows).to(self.device)
         contexts = torch.from_numpy(self.drawn[rows]).to(self.device)
         self._frames[where] = self.starts.contexts.frames[contexts]
+        self._anchors[where] = self._frames[where, 0]
         self._actions[where, :-1] = self.starts.contexts.actions[contexts]
         self._actions[where, -1] = 0.0
         self._steps[where] = 0
@@ -195,17 +218,32 @@ class Imagination:
         if not self.started:
             raise ResetNeeded("reset() must be called before step()")
         self._actions[:, -1] = self.checked_actions(actions)
-        next_frames = self._predict()
+        next_frames, uncertainty, probability = self._in_micro_batches(
+            self._imagine,
+            self._anchors,
+            self._frames,
+            self._actions,
+            self._noise_seeds,
+            self._steps,
+        )
         self._frames = torch.cat([self._frames[:, 1:], next_frames.unsqueeze(1)], dim=1)
         self._actions = torch.cat([self._actions[:, 1:], self._actions[:, -1:]], dim=1)
         self._steps = self._steps + 1
-        probability = self._in_micro_batches(
-            lambda frames: self.world_model.success_probability(frames), next_frames
-        )
         terminated = probability >= self.success_threshold
-        truncated = (self._steps >= self.max_episode_steps) & ~terminated
+        truncated = self._steps >= self.max_episode_steps
+        if self.max_uncertainty is not None:
+            lost = uncertainty > self.max_uncertainty
+            terminated, truncated = terminated & ~lost, truncated | lost
+        reward = terminated.float()
+        if self.uncertainty_penalty:
+            reward = reward - self.uncertainty_penalty * uncertainty
         return ImaginedStep(
-            next_frames.clone(), terminated.float(), terminated, truncated, probability
+            next_frames.clone(),
+            reward,
+            terminated,
+            truncated & ~terminated,
+            probability,
+            uncertainty,
         )
 
     def checked_actions(self, actions: Tensor | np.ndarray) -> Tensor:
@@ -234,19 +272,32 @@ class Imagination:
             raise ValueError(f"mask: expected ({self.num_envs},), got {tuple(tensor.shape)}")
         return np.flatnonzero(tensor.cpu().numpy())
 
-    def _predict(self) -> Tensor:
-        shape = tuple(self._frames.shape[2:])
-        return self._in_micro_batches(
-            lambda frames, actions, seeds, steps: self.world_model.predict(
-                frames, actions, row_noise(seeds, steps, shape), self.num_inference_steps
-            ),
-            self._frames,
-            self._actions,
-            self._noise_seeds,
-            self._steps,
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # a copy compiles for itself
 
-    def _in_micro_batches(self, function, *tensors: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def _imagine(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.compile:
+            return self._imagine_rows(*inputs)
+        if self._compiled is None:
+            self._compiled = torch.compile(self._imagine_rows, mode="reduce-overhead")
+        frames, uncertainty, probability = self._compiled(*inputs)
+        # A CUDA graph writes its next results over these.
+        return frames.clone(), uncertainty.clone(), probability.clone()
+
+    def _imagine_rows(
+        self, anchors: Tensor, frames: Tensor, actions: Tensor, seeds: Tensor, steps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next frames of some rows, how uncertain they are, and how likely solved."""
+        noise = row_noise(seeds, steps, tuple(frames.shape[2:]))
+        prediction = self.world_model.predict(
+            anchors, frames, actions, noise, self.num_inference_steps
+        )
+        probability = self.world_model.success_probability(prediction.frames)
+        return prediction.frames, prediction.uncertainty, probability
+
+    def _in_micro_batches(
+        self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         size = self.micro_batch_size
         if size is None:
             return function(*tensors)
@@ -256,8 +307,8 @@ class Imagination:
             rows = len(chunk[0])
             if rows < size:
                 chunk = [torch.cat([c, c[-1:].expand(size - rows, *c.shape[1:])]) for c in chunk]
-            results.append(function(*chunk)[:rows])
-        return torch.cat(results)
+            results.append([result[:rows] for result in function(*chunk)])
+        return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
 
 def _or(value: object, default: object) -> object:

@@ -54,7 +54,10 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         num_inference_steps: int | None = None,
         success_threshold: float | None = None,
+        uncertainty_penalty: float = 0.0,
+        max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
+        compile: bool = False,
         micro_batch_size: int | None = None,
         render_mode: str | None = None,
         render_scale: int = 4,
@@ -72,7 +75,10 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             max_episode_steps=max_episode_steps,
             num_inference_steps=num_inference_steps,
             success_threshold=success_threshold,
+            uncertainty_penalty=uncertainty_penalty,
+            max_uncertainty=max_uncertainty,
             device=device,
+            compile=compile,
             micro_batch_size=micro_batch_size,
         )
         self.num_envs = self.imagination.num_envs
@@ -225,6 +231,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         tasks = np.full(self.num_envs, None, dtype=object)
         tasks[mask] = np.array(self.imagination.tasks, dtype=object)[mask]
         probability = result.success_probability.cpu().numpy().astype(np.float64)
+        uncertainty = result.uncertainty.cpu().numpy().astype(np.float64)
         return {
             "task": tasks,
             "_task": mask.copy(),
@@ -232,6 +239,8 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "_success_probability": mask.copy(),
             "is_success": result.terminated.cpu().numpy() & mask,
             "_is_success": mask.copy(),
+            "uncertainty": np.where(mask, uncertainty, 0.0),
+            "_uncertainty": mask.copy(),
         }
 
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,26 @@ from world4rl_gym.reward import RewardHead, RewardHeadConfig
 from world4rl_gym.scheduler import EulerScheduler
 from world4rl_gym.writing import replaced_folder, write_json
 
-__all__ = ["WorldModel", "WorldModelConfig", "WorldModelError", "sample_next_frame"]
+__all__ = [
+    "Prediction",
+    "WorldModel",
+    "WorldModelConfig",
+    "WorldModelError",
+    "sample_next_frame",
+]
+
+
+class Prediction(NamedTuple):
+    """What `WorldModel.predict` gives.
+
+    Attributes:
+        frames: `(B, 3, H, W)` uint8, the next frames.
+        uncertainty: `(B,)` float32, the root mean squared error, in grey levels, that the denoiser
+            expects of the patch of the frame of which it is least sure.
+    """
+
+    frames: Tensor
+    uncertainty: Tensor
 
 
 class WorldModel(nn.Module):
@@ -97,24 +117,25 @@ class WorldModel(nn.Module):
 
     def predict(
         self,
+        anchor: Tensor,
         frames: Tensor,
         actions: Tensor,
         noise: Tensor,
         num_inference_steps: int | None = None,
-    ) -> Tensor:
+    ) -> Prediction:
         """Predicts the next frame; a pure function of its arguments.
 
         Args:
+            anchor: `(B, 3, H, W)` uint8, the frame that the rollout began from.
             frames: `(B, T, 3, H, W)` uint8, oldest first.
             actions: `(B, T, A)` float32 in [-1, 1]; the last leads to the frame predicted.
             noise: `(B, 3, H, W)` float32, standard normal.
             num_inference_steps: Denoising steps; None takes the model's own number.
-
-        Returns:
-            `(B, 3, H, W)` uint8.
         """
         steps = num_inference_steps or self.config.num_inference_steps
-        return sample_next_frame(self.denoiser, self.scheduler, frames, actions, noise, steps)
+        return sample_next_frame(
+            self.denoiser, self.scheduler, anchor, frames, actions, noise, steps
+        )
 
     @torch.no_grad()
     def success_probability(self, frames: Tensor) -> Tensor:
@@ -247,24 +268,33 @@ class WorldModel(nn.Module):
 def sample_next_frame(
     denoiser: Denoiser,
     scheduler: EulerScheduler,
+    anchor: Tensor,
     frames: Tensor,
     actions: Tensor,
     noise: Tensor,
     num_inference_steps: int,
-) -> Tensor:
+) -> Prediction:
     """Samples the frame after a context, quantised to 8 bits as it will be fed back.
 
     Shapes are those of `WorldModel.predict`.
     """
-    context = to_float(frames)
+    context, memory = to_float(frames), to_float(anchor)
     last = context[:, -1]
 
+    uncertainty = None
+
     def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(noisy, sigma, context, actions)
+        nonlocal uncertainty
+        denoised = denoiser(noisy, sigma, memory, context, actions)
+        if uncertainty is None:  # of the first step, which decides what happens
+            expected = denoiser.expected_error(denoised.log_error, sigma)
+            uncertainty = expected.flatten(1).amax(dim=1)
+        return denoised.residual
 
     with _autocast(frames.device):
         residual = scheduler.sample(denoise, noise, num_inference_steps)
-    return to_uint8(denoiser.to_frame(residual, last))
+    assert uncertainty is not None  # at least one step was taken
+    return Prediction(to_uint8(denoiser.to_frame(residual, last)), uncertainty)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
