@@ -238,6 +238,11 @@ def test_E15_calls_in_the_wrong_order(tiny_world_model: WorldModel, through_make
         ({"success_threshold": float("nan")}, r"\(0, 1\)"),
         ({"success_threshold": "high"}, r"\(0, 1\)"),
         ({"success_threshold": True}, r"\(0, 1\)"),
+        ({"uncertainty_penalty": -0.1}, "at least 0"),
+        ({"uncertainty_penalty": float("nan")}, "finite"),
+        ({"max_uncertainty": float("inf")}, "finite"),
+        ({"max_uncertainty": "low"}, "a finite number"),
+        ({"compile": True}, "CUDA"),
         ({"max_episode_steps": 0}, r"\[1, 1000000\]"),
         ({"max_episode_steps": 2.5}, r"\[1, 1000000\]"),
         ({"max_episode_steps": True}, r"\[1, 1000000\]"),
@@ -317,7 +322,8 @@ def test_rewards_and_infos(tiny_world_model: WorldModel) -> None:
             assert set(call[1]) == {"task", "initial_frame"}
             continue
         _, reward, terminated, _, info = call
-        assert set(info) == {"task", "success_probability", "is_success"}
+        assert set(info) == {"task", "success_probability", "is_success", "uncertainty"}
+        assert info["uncertainty"] > 0
         solved = info["success_probability"] >= 0.43
         assert (reward == 1.0) == terminated == info["is_success"] == solved
 

@@ -8,6 +8,7 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from world4rl_gym import Imagination, WorldModel
+from world4rl_gym.imagination import ImaginedStep
 
 NEVER = 0.99999
 
@@ -91,6 +92,53 @@ def test_more_inference_steps_change_the_frames(tiny_world_model: WorldModel) ->
         core.reset()
         frames.append(core.step(torch.ones(1, 3)).frames)
     assert not torch.equal(frames[0], frames[1]) and not torch.equal(frames[1], frames[2])
+
+
+def test_uncertainty_costs_what_was_asked(tiny_world_model: WorldModel) -> None:
+    plain, charged = (
+        Imagination(4, tiny_world_model, uncertainty_penalty=penalty) for penalty in (0.0, 0.01)
+    )
+    for core in (plain, charged):
+        core.rngs = [np.random.default_rng(row) for row in range(4)]
+        core.reset()
+    for _ in range(5):
+        one, other = plain.step(np.zeros((4, 3))), charged.step(np.zeros((4, 3)))
+        assert torch.equal(one.frames, other.frames)
+        assert torch.equal(one.terminated, other.terminated)
+        assert (one.uncertainty > 0).all()
+        assert torch.allclose(other.reward, one.reward - 0.01 * one.uncertainty)
+
+
+def test_what_is_too_uncertain_is_truncated_and_not_believed(tiny_world_model: WorldModel) -> None:
+    def first_step(**arguments: float) -> ImaginedStep:
+        core = Imagination(8, tiny_world_model, success_threshold=1e-6, **arguments)
+        core.rngs = [np.random.default_rng(row) for row in range(8)]
+        core.reset()
+        return core.step(np.zeros((8, 3)))
+
+    believed = first_step()
+    assert believed.terminated.all()
+    limit = float(believed.uncertainty.median())
+    step = first_step(max_uncertainty=limit)
+    doubted = believed.uncertainty > limit
+    assert 0 < int(doubted.sum()) < 8
+    assert torch.equal(step.truncated, doubted)
+    assert torch.equal(step.terminated, ~doubted)
+    assert torch.equal(step.reward, (~doubted).float())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_compiled_step_agrees_on_the_gpu(tiny_world_model: WorldModel) -> None:
+    plain, compiled = (
+        Imagination(4, tiny_world_model, device="cuda", compile=choice) for choice in (False, True)
+    )
+    for core in (plain, compiled):
+        core.rngs = [np.random.default_rng(row) for row in range(4)]
+        core.reset()
+    for _ in range(10):
+        one, other = plain.step(np.zeros((4, 3))), compiled.step(np.zeros((4, 3)))
+        assert (one.frames.int() - other.frames.int()).abs().max() <= 1
+        assert torch.allclose(one.success_probability, other.success_probability, atol=0.02)
 
 
 def test_a_thousand_rows(tiny_world_model: WorldModel) -> None:

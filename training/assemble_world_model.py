@@ -150,7 +150,7 @@ def main() -> None:
             "training_episodes": len(episodes),
             "training_steps": " + ".join(str(steps) for steps in training_steps(args.denoiser)),
             "batch_size": settings["batch_size"],
-            "autoregressive_steps": settings["autoregressive_steps"],
+            "stream_length": settings["stream_length"],
             "seed": settings["seed"],
         },
     )

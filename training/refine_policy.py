@@ -15,12 +15,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from training.clone_policy import random_shift
 from training.episodes import Episode, load_episodes
 from training.evaluate import check_policy_fits, imagined_outcomes
+from training.kl_ppo import KLPPO
 from training.policy import (
     GaussianCnnPolicy,
     PolicyConfig,
@@ -69,6 +69,11 @@ class Args:
             to nothing.
         demonstrations: How many of them.
         anchor_steps: Gradient steps on demonstrations after each rollout.
+        kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
+        uncertainty_penalty: What a grey level of the world model's uncertainty costs at every step.
+        max_uncertainty: Uncertainty at which imagined episodes are cut; none given never cuts.
+        initial_frames: "start" begins training episodes at real starts, "anywhere" at any
+            demonstrated context of the task too.
         seed: Seed of PPO, starts and noise.
     """
 
@@ -92,12 +97,19 @@ class Args:
     episodes: Path | None = None
     demonstrations: int = 50
     anchor_steps: int = 16
+    kl_coef: float = 0.0
+    uncertainty_penalty: float = 0.0
+    max_uncertainty: float | None = None
+    initial_frames: Literal["start", "anywhere"] = "start"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("kl_coef", "uncertainty_penalty"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not 0 < self.saturation <= 1:
             raise ValueError(f"saturation: expected in (0, 1], got {self.saturation}")
 
@@ -120,14 +132,20 @@ class Measurement:
 
 
 def split_starts(
-    world_model: WorldModel, task: str, judge: int
+    world_model: WorldModel, task: str, judge: int, anywhere: bool = False
 ) -> tuple[InitialFrames, InitialFrames]:
-    """Splits the task's real starts: those to train on, and the last `judge` to judge on."""
+    """Splits the task's real starts: those to train on, and the last `judge` to judge on.
+
+    With `anywhere`, contexts from within demonstrations are added to those to train on.
+    """
     own = world_model.initial_frames
     rows = own.select("start", [task])
     judge = min(judge, len(rows) // 2)
+    training = rows[: len(rows) - judge]
+    if anywhere:
+        training = np.concatenate([training, np.setdiff1d(own.select("anywhere", [task]), rows)])
     parts = []
-    for part in (rows[: len(rows) - judge], rows[len(rows) - judge :]):
+    for part in (training, rows[len(rows) - judge :]):
         index = torch.from_numpy(part)
         parts.append(
             InitialFrames(
@@ -254,11 +272,19 @@ def refine(args: Args) -> list[Measurement]:
     task = check_policy_fits(args.policy, world_model)
     config = load_policy_config(args.policy)
     keep_settings(args, args.out)
-    train_starts, judge_starts = split_starts(world_model, task, args.judge_starts)
-    env = ImaginedVecEnv(
-        args.num_envs, world_model=world_model, task=task, initial_frames=train_starts
+    train_starts, judge_starts = split_starts(
+        world_model, task, args.judge_starts, args.initial_frames == "anywhere"
     )
-    model = PPO(
+    env = ImaginedVecEnv(
+        args.num_envs,
+        world_model=world_model,
+        task=task,
+        initial_frames=train_starts,
+        uncertainty_penalty=args.uncertainty_penalty,
+        max_uncertainty=args.max_uncertainty,
+    )
+    cloned = load_policy(args.policy)
+    model = KLPPO(
         GaussianCnnPolicy,
         env,
         n_steps=args.rollout,
@@ -270,10 +296,12 @@ def refine(args: Args) -> list[Measurement]:
         clip_range=args.clip_range,
         target_kl=args.target_kl,
         policy_kwargs=policy_arguments(config),
+        reference=cloned,
+        kl_coef=args.kl_coef,
         seed=args.seed,
         device="cpu",
     )
-    model.policy.load_state_dict(load_policy(args.policy).state_dict())
+    model.policy.load_state_dict(cloned.state_dict())
     judge = _Judge(args, world_model, judge_starts, config)
     callbacks: list[BaseCallback] = [judge]
     if args.episodes:

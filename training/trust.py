@@ -166,7 +166,9 @@ def foretelling(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
     all replays; `auroc_of_successes` over those imagined to succeed, which is what a policy can
     exploit; `error_correlation` is Spearman's, of a frame's uncertainty and its true error.
     """
-    scores, wrong, success, expected, error = [], [], [], [], []
+    scores, wrong, success = [], [], []
+    expected: list[float] = []
+    error: list[float] = []
     for r in replays:
         hits = np.flatnonzero(r.probability >= threshold)
         end = int(hits[0]) + 1 if len(hits) else len(r.probability)

@@ -89,8 +89,8 @@ class Denoised(NamedTuple):
 
     Attributes:
         residual: `(B, 3, H, W)` float32, the denoised scaled difference.
-        log_error: `(B, H / patch_size, W / patch_size)` float32, the logarithm of the mean squared
-            error that the network expects of its own output in each patch.
+        log_error: `(B, H / patch_size, W / patch_size)` float32, what the network expects the
+            logarithm of its own output's mean squared error to be in each patch.
     """
 
     residual: Tensor
@@ -175,9 +175,9 @@ class Denoiser(nn.Module):
         _, c_out, _, _ = self._preconditioning(sigma.float())
         error = ((denoised - residual) / c_out).square()
         in_patches = F.avg_pool2d(error.detach().mean(1), self.config.patch_size)
-        # A Gaussian's negative log-likelihood with the error's size as its variance; it trains one
-        # layer only, so its weight is free, and small so as not to count in gradient clipping.
-        foretelling = (in_patches * (-log_error).exp() + log_error).mean()
+        # Foretold in the logarithm, since errors are heavy-tailed. It trains one layer only, so its
+        # weight is free, and small so as not to count in gradient clipping.
+        foretelling = F.smooth_l1_loss(log_error, (in_patches + 1e-4).log())
         loss = error.mean() + 0.01 * foretelling
         return loss, self.to_frame(denoised.detach(), last)
 
