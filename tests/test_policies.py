@@ -11,7 +11,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import clone_policy, refine_policy
+from training import clone_policy, refine_policy, trace_refinement
 from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import (
     PolicyConfig,
@@ -150,6 +150,10 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         episodes=write_episodes(tmp_path / "data"),
         demonstrations=3,
         anchor_steps=2,
+        kl_coef=0.1,
+        uncertainty_penalty=0.001,
+        initial_frames="anywhere",
+        snapshots=True,
     )
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
     curve = refine_policy.refine(args)
@@ -157,10 +161,30 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
     assert max(p.judged for p in curve) >= curve[0].judged
     record = json.loads((tmp_path / "refined" / "curve.json").read_text())
     assert record["kept"] in [p.imagined_steps for p in curve]
+    for point in curve:
+        load_policy(refine_policy.snapshot_path(args.out, point.imagined_steps))
     load_policy(tmp_path / "refined")
     assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
     with pytest.raises(SettingsError, match="seed"):
         refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
+
+
+def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
+    (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
+    with pytest.raises(FileNotFoundError, match="--snapshots"):
+        trace_refinement.trace(trace_refinement.Args(run))
+    measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
+    report = {
+        "task": "hammer",
+        "chosen": 100,
+        "best": 0,
+        "points": [{**point, "real": measured, "imagined": measured} for point in points],
+    }
+    trace_refinement.plot(report, tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 0
 
 
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:

@@ -59,7 +59,7 @@ class KLPPO(PPO):
         if self.ent_coef == 0:
             super().train()
             return
-        self.policy.evaluate_actions = with_divergence  # type: ignore[method-assign]
+        self.policy.evaluate_actions = with_divergence  # type: ignore[assignment, method-assign]
         try:
             super().train()
         finally:

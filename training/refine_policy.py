@@ -74,6 +74,8 @@ class Args:
         max_uncertainty: Uncertainty at which imagined episodes are cut; none given never cuts.
         initial_frames: "start" begins training episodes at real starts, "anywhere" at any
             demonstrated context of the task too.
+        snapshots: Keep the policy of every measurement, in `snapshots/`, for
+            `training.trace_refinement`.
         seed: Seed of PPO, starts and noise.
     """
 
@@ -101,6 +103,7 @@ class Args:
     uncertainty_penalty: float = 0.0
     max_uncertainty: float | None = None
     initial_frames: Literal["start", "anywhere"] = "start"
+    snapshots: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -157,6 +160,11 @@ def split_starts(
             )
         )
     return parts[0], parts[1]
+
+
+def snapshot_path(out: Path, imagined_steps: int) -> Path:
+    """Where a run keeps the policy that it measured after so many imagined steps."""
+    return out / "snapshots" / f"{imagined_steps:07d}"
 
 
 class _Anchor(BaseCallback):
@@ -228,6 +236,8 @@ class _Judge(BaseCallback):
         seconds = round(time.monotonic() - self._began, 1)
         self.curve.append(Measurement(self.num_timesteps, judged, rollouts, seconds))
         self._bar.set_postfix(imagined=f"{judged:.2f}")
+        if self.args.snapshots:
+            save_policy(policy, self.config, snapshot_path(self.args.out, self.num_timesteps))
         if self.best is None or judged > self.best:
             self.best = judged
             save_policy(policy, self.config, self.args.out)

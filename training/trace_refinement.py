@@ -1,0 +1,120 @@
+"""Real and imagined success along a refinement: where do they part, and what did the rule choose?
+
+    python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer --snapshots
+    python -m training.trace_refinement --run runs/refine/hammer --episodes 50
+
+Every snapshot is evaluated in both worlds from the same starts (figure M5 of the trust figures).
+Writes `trace.json` and `trace.png` into the run's folder; what is there already is not measured
+again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import tyro
+
+from training.evaluate import evaluate, format_rate
+from training.metrics import Rate
+from training.real_env import split_seeds
+from training.refine_policy import snapshot_path
+from world4rl_gym.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.trace_refinement`.
+
+    Attributes:
+        run: Folder of a refinement that kept its snapshots.
+        world_model: Folder or Hub id; none given means the embedded one.
+        episodes: Real episodes, and imagined ones, a snapshot.
+        split: The split whose seeds are used; choose nothing on "test".
+        seed_offset: Where in the split's seeds to begin.
+        workers: Processes for real episodes.
+    """
+
+    run: Path
+    world_model: str | None = None
+    episodes: int = 50
+    split: Literal["validation", "test"] = "validation"
+    seed_offset: int = 100_000
+    workers: int = 2
+
+
+def trace(args: Args) -> dict[str, Any]:
+    """Evaluates every snapshot of the run and returns the points, the chosen and the best one.
+
+    Raises:
+        FileNotFoundError: The run has no curve, or kept no snapshots.
+    """
+    curve = json.loads((args.run / "curve.json").read_text())
+    settings = {k: getattr(args, k) for k in ("world_model", "episodes", "split", "seed_offset")}
+    path = args.run / "trace.json"
+    known: dict[int, dict[str, Any]] = {}
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["settings"] == settings:
+            known = {point["imagined_steps"]: point for point in before["points"]}
+    world_model = WorldModel.from_pretrained(args.world_model)
+    seeds = split_seeds(args.split, args.episodes, args.seed_offset)
+    report: dict[str, Any] = {"task": curve["task"], "settings": settings, "points": []}
+    for measured in curve["curve"]:
+        steps = measured["imagined_steps"]
+        point = known.get(steps)
+        if point is None:
+            snapshot = snapshot_path(args.run, steps)
+            if not snapshot.exists():
+                raise FileNotFoundError(f"{snapshot}: refine with --snapshots to keep it")
+            result = evaluate(snapshot, world_model, seeds, workers=args.workers)
+            point = {"imagined_steps": steps, "judged": measured["judged"], **result.record()}
+        report["points"].append(point)
+        report["chosen"] = curve["kept"]
+        report["best"] = max(report["points"], key=lambda p: p["real"]["mean"])["imagined_steps"]
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        print(
+            f"{steps:7d} steps: real {format_rate(Rate(**point['real']))}, "
+            f"imagined {format_rate(Rate(**point['imagined']))}",
+            flush=True,
+        )
+    return report
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Draws both successes by imagined steps, the point chosen and the best one."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    points = report["points"]
+    steps = [p["imagined_steps"] for p in points]
+    for world, colour in (("real", "black"), ("imagined", "tab:blue")):
+        means = [100 * p[world]["mean"] for p in points]
+        axes.plot(steps, means, "o-", color=colour, label=world)
+        axes.fill_between(
+            steps,
+            [100 * p[world]["low"] for p in points],
+            [100 * p[world]["high"] for p in points],
+            color=colour,
+            alpha=0.12,
+        )
+    for name, style in (("chosen", "-"), ("best", ":")):
+        axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
+    axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=report["task"])
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    plot(trace(args), args.run / "trace.png")
+
+
+if __name__ == "__main__":
+    main()
