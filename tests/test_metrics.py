@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import auroc, expected_calibration_error, psnr, rate, ssim
+from training.metrics import (
+    auroc,
+    expected_calibration_error,
+    maximum_rank_violation,
+    policy_agreement,
+    psnr,
+    rate,
+    ssim,
+)
 
 
 def test_clopper_pearson() -> None:
@@ -38,3 +46,24 @@ def test_psnr_and_ssim() -> None:
     assert psnr(frames, frames + 10)[0] == pytest.approx(20 * np.log10(25.5), abs=1e-6)
     assert ssim(frames, frames).tolist() == pytest.approx([1.0, 1.0])
     assert ssim(frames, 255 - frames)[0] < 0.5
+
+
+def test_rank_violations_cost_what_they_mix_up() -> None:
+    real = np.array([0.2, 0.5, 0.9])
+    assert maximum_rank_violation(real * 0.5 + 0.1, real) == 0.0
+    swapped = np.array([0.2, 0.9, 0.5])  # the two better ones the wrong way round, 0.4 apart
+    assert maximum_rank_violation(swapped, real) == pytest.approx(2 * 0.4 / 3)
+
+
+def test_agreement_of_policies() -> None:
+    real = [0.1, 0.3, 0.5, 0.9]
+    told = policy_agreement([value + 0.05 for value in real], real)
+    assert told["pearson"] == told["spearman"] == 1.0
+    assert told["pearson_leave_one_out"] == [1.0, 1.0]
+    assert told["mmrv"] == 0.0
+    assert told["bias"] == pytest.approx(0.05)
+    assert told["mean_absolute_error"] == pytest.approx(0.05)
+    assert policy_agreement(real[::-1], real)["pearson"] < 0
+    assert np.isnan(policy_agreement([1.0] * 4, real)["pearson"])
+    with pytest.raises(ValueError, match="at least 3"):
+        policy_agreement([0.1, 0.2], [0.1, 0.2])

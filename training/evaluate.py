@@ -1,9 +1,11 @@
 """Success of a policy in imagination and in the real env, from the same held-out starts.
 
     python -m training.evaluate --policy runs/refine/hammer --episodes 100 --out runs/evaluate
+    python -m training.evaluate --policy runs/clone/* --imagined --real --out runs/evaluate
 
 Real episodes begin from the start configurations of held-out seeds, imagined ones from the first
-frames of those very episodes. Without GL the real figures are absent.
+frames of those very episodes. Of three policies or more it tells how well imagined success goes
+with real success, and draws the scatter (figure M4 of the trust figures).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 import torch
 import tyro
@@ -23,7 +26,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from tqdm import tqdm
 
 from training.episodes import Episode
-from training.metrics import Rate, rate
+from training.metrics import Rate, policy_agreement, rate
 from training.pictures import save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
@@ -273,6 +276,39 @@ def format_rate(value: Rate | None) -> str:
     return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
+def draw_scatter(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws imagined against real success of each policy, with 95 % intervals, by task."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
+    axes.plot([0, 100], [0, 100], color="0.8")
+    for task in sorted({record["task"] for record in records}):
+        chosen = [record for record in records if record["task"] == task]
+        means, spread = {}, {}
+        for world in ("real", "imagined"):
+            rates = [Rate(**record[world]) for record in chosen]
+            means[world] = [100 * r.mean for r in rates]
+            spread[world] = [
+                [100 * (r.mean - r.low) for r in rates],
+                [100 * (r.high - r.mean) for r in rates],
+            ]
+        axes.errorbar(
+            means["real"],
+            means["imagined"],
+            spread["imagined"],
+            spread["real"],
+            fmt="o",
+            elinewidth=0.6,
+            label=task,
+        )
+    axes.set(xlabel="real success, %", ylabel="imagined success, %", xlim=(-3, 103))
+    axes.set_ylim(-3, 103)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
@@ -297,12 +333,19 @@ def main() -> None:
             f"{policy}: real {format_rate(result.real_rate)}, "
             f"imagined {format_rate(result.imagined_rate)}"
         )
-    report = {
+    report: dict[str, Any] = {
         "split": args.split,
         "first_seed": seeds[0],
         "episodes": args.episodes,
         "policies": records,
     }
+    if args.real and args.imagined and len(records) >= 3:
+        report["agreement"] = policy_agreement(
+            [record["imagined"]["mean"] for record in records],
+            [record["real"]["mean"] for record in records],
+        )
+        draw_scatter(records, args.out / "scatter.png")
+        print(json.dumps(report["agreement"], indent=2))
     (args.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

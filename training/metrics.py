@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -50,6 +51,54 @@ def expected_calibration_error(
         if inside.any():
             total += inside.mean() * abs(probabilities[inside].mean() - labels[inside].mean())
     return float(total)
+
+
+def maximum_rank_violation(imagined: np.ndarray, real: np.ndarray) -> float:
+    """Mean over policies of the worst real difference that imagination ranks the wrong way round.
+
+    SIMPLER's MMRV (Li et al., arXiv 2405.05941), of two `(N,)` arrays of success rates.
+    """
+    gap = np.abs(real[:, None] - real[None])
+    violated = (imagined[:, None] < imagined[None]) != (real[:, None] < real[None])
+    return float((gap * violated).max(axis=1).mean())
+
+
+def policy_agreement(imagined: Sequence[float], real: Sequence[float]) -> dict[str, Any]:
+    """M4: how imagined success rates of several policies go with their real ones.
+
+    Args:
+        imagined: Success of each of at least three policies in imagination.
+        real: The same in reality.
+
+    Returns:
+        Pearson's and Spearman's correlation, the mean maximum rank violation, the mean absolute
+        error and the signed bias, and of each correlation the range with one policy left out.
+    """
+    x, y = np.asarray(imagined, float), np.asarray(real, float)
+    if len(x) != len(y) or len(x) < 3:
+        raise ValueError(f"policies: expected at least 3 in both worlds, got {len(x)}, {len(y)}")
+
+    def correlations(rows: np.ndarray) -> tuple[float, float]:
+        if len(set(x[rows])) < 2 or len(set(y[rows])) < 2:
+            return float("nan"), float("nan")
+        return (
+            float(stats.pearsonr(x[rows], y[rows]).statistic),
+            float(stats.spearmanr(x[rows], y[rows]).statistic),
+        )
+
+    every = np.arange(len(x))
+    pearson, spearman = correlations(every)
+    without = np.array([correlations(np.delete(every, i)) for i in every])
+    return {
+        "policies": len(x),
+        "pearson": round(pearson, 4),
+        "pearson_leave_one_out": np.round([without[:, 0].min(), without[:, 0].max()], 4).tolist(),
+        "spearman": round(spearman, 4),
+        "spearman_leave_one_out": np.round([without[:, 1].min(), without[:, 1].max()], 4).tolist(),
+        "mmrv": round(maximum_rank_violation(x, y), 4),
+        "mean_absolute_error": round(float(np.abs(x - y).mean()), 4),
+        "bias": round(float((x - y).mean()), 4),
+    }
 
 
 def psnr(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
