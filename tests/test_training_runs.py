@@ -235,6 +235,7 @@ def test_pictures_are_written(data: Path, tmp_path: Path) -> None:
     train_world_model.train(tiny_args(out, data, steps=2, picture_every=2))
     assert (out / "pictures" / "step-000002.png").stat().st_size > 0
     assert list((out / "tensorboard").iterdir())
+    assert (out / "losses.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("field", ["steps", "batch_size", "streams", "streams_from", "ema"])

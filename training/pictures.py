@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
+import matplotlib
 import numpy as np
 import torch
 
@@ -58,6 +59,23 @@ def save_videos(stem: Path, real: np.ndarray, imagined: np.ndarray, scale: int =
     video = enlarge(np.concatenate([real[:length], gap, imagined[:length]], axis=1), scale)
     iio.imwrite(stem.with_suffix(".mp4"), video, fps=10, codec="libx264", macro_block_size=1)
     iio.imwrite(stem.with_suffix(".gif"), video, duration=100, loop=0)
+
+
+def save_loss_curve(losses: Path, path: Path, smoothing: int = 100) -> None:
+    """Draws `losses.csv` of a training run: the loss, averaged over some steps, by step."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    table = np.atleast_1d(np.genfromtxt(losses, delimiter=",", names=True))
+    width = max(1, min(smoothing, len(table) // 4))
+    loss = np.convolve(table["loss"], np.ones(width) / width, mode="valid")
+    passed = np.diff(table["seconds"], prepend=0.0)
+    hours = passed[passed > 0].sum() / 3600  # the clock begins anew where the run was resumed
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    axes.semilogy(table["step"][width - 1 :], loss)
+    axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps", title=f"{hours:.2f} hours")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def save_comparison(

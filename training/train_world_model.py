@@ -31,7 +31,7 @@ from tqdm import tqdm
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, RunError, StopRequest, locked
 from training.episodes import load_episodes
-from training.pictures import save_comparison
+from training.pictures import save_comparison, save_loss_curve
 from training.settings import SettingsError, keep_settings
 from training.streams import StreamBatch, Streams
 from training.windows import Windows
@@ -299,6 +299,7 @@ def train(args: Args) -> Path:
                     log.tensorboard.add_image("rollout", image, step, dataformats="HWC")
         if main_process:
             save_component(ema, args.out / "denoiser")
+            save_loss_curve(args.out / "losses.csv", args.out / "losses.png")
             accelerator.print(f"done: {args.out / 'denoiser'}")
     return args.out / "denoiser"
 

@@ -1,0 +1,156 @@
+"""Writes the README's measured results from the files that the measurements left in `results/`.
+
+    python -m training.report
+
+Everything between the two markers is replaced, so no figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from training.trust import FRAMES
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.report`.
+
+    Attributes:
+        results: Folder of the measurements.
+        readme: The file whose section is replaced.
+    """
+
+    results: Path = Path("results")
+    readme: Path = Path("README.md")
+
+
+def policies_section(results: Path) -> str:
+    """The table of cloned and refined policies."""
+    rows = json.loads((results / "table.json").read_text())["rows"]
+    seeds = max(len(row["seeds"]) for row in rows)
+    table = (results / "table.md").read_text().strip()
+    return f"""### Policies, before and after
+
+Clones of five demonstrations, {seeds} seed{"s" if seeds > 1 else ""}, {rows[0]["episodes"]} real \
+episodes a figure and seed on start configurations that nothing was trained on, imagined episodes \
+from the first frames of those same episodes, 95 % intervals (Clopper-Pearson).
+`python -m training.reproduce --tasks all --seeds {seeds}`
+
+{table}"""
+
+
+def fidelity_section(results: Path) -> str:
+    """Open-loop fidelity, trust figures and strips."""
+    report = json.loads((results / "world_model.json").read_text())
+    lines = ["| actions | | " + " | ".join(str(t) for t in FRAMES) + " |"]
+    lines.append("|---" * (len(FRAMES) + 2) + "|")
+    for group, name in (("policy", "policies and experts"), ("random", "uniform random")):
+        for measure, label, digits in (("psnr", "PSNR, dB", 1), ("ssim", "SSIM", 3)):
+            for suffix, what in (("", label), ("_frozen", "frozen first frame")):
+                values = report[group][measure + suffix]
+                cells = [f"{values[str(t)]:.{digits}f}" for t in FRAMES]
+                lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
+                name = ""
+    figures = "\n".join(lines)
+    strips = "\n".join(
+        f"| {task} | ![{task}](results/pictures/{task}.png) |" for task in report["tasks"]
+    )
+    return f"""### The world model
+
+Open-loop imagination of {report["episodes"]} test episodes, {report["num_inference_steps"]} \
+denoising step a frame, beside a baseline that never leaves the first frame.
+`python -m training.evaluate_world_model` (episodes from `training/build_default.sh`; all figures, \
+also by task, in [results/world_model.json](results/world_model.json))
+
+{figures}
+
+{_trust_table(report)}
+
+![fidelity, calibration, uncertainty](results/pictures/trust.png)
+
+| task | strip: real above, imagined below, frames 0, 1, 5, 10, 15, 20, 30, 40, 50 |
+|---|---|
+{strips}"""
+
+
+def _trust_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| task | agreement | false success (at most) | missed | optimism under probes | "
+        "AUROC, real frames | ECE | uncertainty AUROC |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, told in {"**all**": report, **report["tasks"]}.items():
+        false, missed = told["false_success"], told["missed_success"]
+        gap = told["optimism"]
+        lines.append(
+            f"| {name} | {100 * told['agreement']['mean']:.0f} % "
+            f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
+            f"| {100 * missed['rate']:.0f} % "
+            f"| {'-' if gap is None else f'{100 * gap:+.1f} points'} "
+            f"| {told['auroc']:.4f} | {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} |"
+        )
+    lines += [
+        "",
+        "Agreement is of imagined and true outcome of the same starts and actions; false successes "
+        "are counted among true failures, with the 95 % interval's upper end. Probes are zero, "
+        "random, reversed, shuffled and open-gripper actions. The last column is how well an "
+        'episode\'s highest `info["uncertainty"]` foretells that its imagined outcome is wrong '
+        "(0.5 is chance).",
+    ]
+    return "\n".join(lines)
+
+
+def speed_section(results: Path) -> str:
+    """The benchmark's table and plot, and fidelity by denoising steps."""
+    table = (results / "bench.md").read_text().strip()
+    steps = json.loads((results / "inference_steps.json").read_text())["rows"]
+    lines = [
+        "| denoising steps | " + " | ".join(f"PSNR@{t}" for t in FRAMES) + " | agreement |",
+        "|---" * (len(FRAMES) + 2) + "|",
+    ]
+    for row in steps:
+        cells = [f"{row['psnr'][str(t)]:.1f}" for t in FRAMES]
+        agreement = f"{100 * row['agreement']['mean']:.0f} %"
+        lines.append(f"| {row['num_inference_steps']} | " + " | ".join([*cells, agreement]) + " |")
+    sweep = "\n".join(lines)
+    return f"""### Speed
+
+`make bench`, everything in one run:
+
+{table}
+
+![cost against rows and frame size](results/bench.png)
+
+One denoising step is the default, by `python -m training.evaluate_world_model --most-steps 5` on \
+{steps[0]["episodes"]} validation episodes:
+
+{sweep}"""
+
+
+def render(results: Path) -> str:
+    """The whole section, without its markers."""
+    parts = [policies_section(results), fidelity_section(results), speed_section(results)]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    text = args.readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f"{args.readme}: expected one {BEGIN} and one {END}")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    args.readme.write_text(f"{before}{BEGIN}\n{render(args.results)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
