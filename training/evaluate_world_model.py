@@ -52,7 +52,7 @@ class Args:
         num_inference_steps: Denoising steps a frame; none given takes the model's number.
         out: Folder of `world_model.json` and of `pictures/`.
         pictures: Write a strip of one episode of each task, and a video of all of them.
-        most_steps: Compare 1 to so many denoising steps a frame, on validation episodes; 0 does not.
+        most_steps: Compare 1 to so many denoising steps on validation episodes; 0 does not.
         seed: Seed of the denoising noise.
     """
 
