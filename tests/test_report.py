@@ -1,0 +1,41 @@
+"""The README's figures are those that were measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training import report
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_holds_what_was_measured() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text.split(report.BEGIN)[1].split(report.END)[0]
+    assert section == f"\n{report.render(ROOT / 'results')}\n", "run python -m training.report"
+
+
+def test_every_picture_of_the_readme_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    pictures = [part.split(")")[0] for part in text.split("](results/")[1:]]
+    assert len(pictures) > 6
+    for picture in pictures:
+        assert (ROOT / "results" / picture).stat().st_size > 0
+
+
+def test_only_the_section_between_the_markers_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    results = ["--results", str(ROOT / "results"), "--readme", str(readme)]
+    monkeypatch.setattr("sys.argv", ["report", *results])
+    report.main()
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n### Policies")
+    assert text.endswith(f"{report.END}\nafter\n")
+    readme.write_text("no markers")
+    with pytest.raises(SystemExit, match="expected one"):
+        report.main()
