@@ -70,6 +70,8 @@ class Args:
         demonstrations: How many of them.
         anchor_steps: Gradient steps on demonstrations after each rollout.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
+        success_threshold: Success probability that rewards training; none given takes the model's.
+            Success is always judged by the model's own.
         uncertainty_penalty: What a grey level of the world model's uncertainty costs at every step.
         max_uncertainty: Uncertainty at which imagined episodes are cut; none given never cuts.
         initial_frames: "start" begins training episodes at real starts, "anywhere" at any
@@ -100,6 +102,7 @@ class Args:
     demonstrations: int = 50
     anchor_steps: int = 16
     kl_coef: float = 0.0
+    success_threshold: float | None = None
     uncertainty_penalty: float = 0.0
     max_uncertainty: float | None = None
     initial_frames: Literal["start", "anywhere"] = "start"
@@ -290,6 +293,7 @@ def refine(args: Args) -> list[Measurement]:
         world_model=world_model,
         task=task,
         initial_frames=train_starts,
+        success_threshold=args.success_threshold,
         uncertainty_penalty=args.uncertainty_penalty,
         max_uncertainty=args.max_uncertainty,
     )

@@ -230,9 +230,9 @@ class _UNet(nn.Module):
         width = widths[0]
         self.head_norm = nn.GroupNorm(8, width)
         self.head = nn.Conv2d(width, 4 * patch_channels, 3, padding=1)
-        self.error_head = nn.Conv2d(width, 1, 1)
+        self.error_head = nn.Sequential(nn.Conv2d(width, 32, 1), nn.SiLU(), nn.Conv2d(32, 1, 1))
         _zero(self.head)
-        _zero(self.error_head)
+        _zero(self.error_head[-1])
 
     def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, 3 (T + 2), H, W)`, `(B,)`, `(B, T, A)` -> values and gates `(B, 12, H, W)`; errors.
@@ -257,7 +257,8 @@ class _UNet(nn.Module):
         for layer in self.up:
             x = layer(x + skips.pop(), emb) if isinstance(layer, _ResidualBlock) else layer(x)
         x = F.silu(self.head_norm(x))
-        log_error = self.error_head(x.detach()).squeeze(1)
+        # Features are as heavy-tailed as frame differences; a logarithm must not be.
+        log_error = self.error_head(torch.asinh(x.detach())).squeeze(1)
         return F.pixel_shuffle(self.head(x), self.config.patch_size), log_error
 
 
