@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 BEHAVIOURS = ("expert", "noisy-expert", "policy", "random")
+PROBES = ("zero", "open-gripper", "reversed", "shuffled")
+"""Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -33,7 +35,7 @@ class Episode:
         actions: `(T, A)` float32 in [-1, 1].
         success: `(T,)` bool; whether the task stands solved in `frames[t + 1]`.
         task: The task's name.
-        behaviour: Who acted, one of `BEHAVIOURS`.
+        behaviour: Who acted, one of `BEHAVIOURS` or `PROBES`.
         seed: The seed of the start configuration.
         action_repeat: Simulator steps for which each action was held.
 
@@ -74,7 +76,8 @@ class Episode:
             f"{success.shape} {success.dtype}",
         )
         _require(bool(self.task), "task", "a name", repr(self.task))
-        _require(self.behaviour in BEHAVIOURS, "behaviour", " or ".join(BEHAVIOURS), self.behaviour)
+        known = (*BEHAVIOURS, *PROBES)
+        _require(self.behaviour in known, "behaviour", " or ".join(known), self.behaviour)
         _require(self.action_repeat >= 1, "action_repeat", "at least 1", self.action_repeat)
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ import matplotlib
 import numpy as np
 import tyro
 
-from training.episodes import Episode, load_episodes
+from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.pictures import comparison_strip, save_image, save_videos
 from training.trust import (
     FRAMES,
@@ -37,8 +37,6 @@ from training.trust import (
 from world4rl_gym.world_model import WorldModel
 
 GROUPS = {"policy": ("expert", "noisy-expert", "policy"), "random": ("random",)}
-PROBES = ("zero", "reversed", "shuffled", "open-gripper")
-"""Behaviours that only probe for optimism, as random actions do too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +226,9 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     world_model = WorldModel.from_pretrained(args.world_model)
-    episodes = load_episodes(args.episodes, args.split, world_model.config.tasks)
+    episodes = load_episodes(
+        args.episodes, args.split, world_model.config.tasks, (*BEHAVIOURS, *PROBES)
+    )
     steps = args.num_inference_steps or world_model.config.num_inference_steps
     print(f"imagining {len(episodes)} {args.split} episodes, {steps} denoising steps a frame")
     report, replays = evaluate_world_model(world_model, episodes, steps, args.seed)

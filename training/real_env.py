@@ -6,7 +6,7 @@ library that renders without a display (``MUJOCO_GL=egl`` or ``osmesa``).
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from training.episodes import Episode
 from training.metrics import auroc, expected_calibration_error, psnr, rate, ssim
@@ -177,14 +178,14 @@ def foretelling(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
         success.append(bool(len(hits)))
         expected.extend(r.uncertainty)
         error.extend(-psnr(r.episode.frames[1:], r.imagined[1:]))
-    ranks = [np.argsort(np.argsort(values)) for values in (expected, error)]
+    correlation = stats.spearmanr(expected, error).statistic
     score, mistaken, succeeded = np.array(scores), np.array(wrong), np.array(success)
     return {
         "episodes": len(replays),
         "wrong": int(mistaken.sum()),
         "auroc": round(auroc(score, mistaken), 4),
         "auroc_of_successes": round(auroc(score[succeeded], mistaken[succeeded]), 4),
-        "error_correlation": round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 4),
+        "error_correlation": round(float(correlation), 4),
         "median": round(float(np.median(expected)), 3),
         "quantile_99": round(float(np.quantile(expected, 0.99)), 3),
     }

@@ -288,7 +288,7 @@ def sample_next_frame(
         denoised = denoiser(noisy, sigma, memory, context, actions)
         if uncertainty is None:  # of the first step, which decides what happens
             expected = denoiser.expected_error(denoised.log_error, sigma)
-            uncertainty = expected.flatten(1).amax(dim=1)
+            uncertainty = expected.flatten(1).amax(dim=1).clamp(max=255)
         return denoised.residual
 
     with _autocast(frames.device):
