@@ -84,8 +84,8 @@ also by task, in [results/world_model.json](results/world_model.json))
 def _trust_table(report: dict[str, Any]) -> str:
     lines = [
         "| task | agreement | false success (at most) | missed | optimism under probes | "
-        "AUROC, real frames | ECE | uncertainty AUROC |",
-        "|---|---|---|---|---|---|---|---|",
+        "AUROC, real frames | ECE | uncertainty AUROC | doubt AUROC |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, told in {"**all**": report, **report["tasks"]}.items():
         false, missed = told["false_success"], told["missed_success"]
@@ -95,15 +95,16 @@ def _trust_table(report: dict[str, Any]) -> str:
             f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
             f"| {100 * missed['rate']:.0f} % "
             f"| {'-' if gap is None else f'{100 * gap:+.1f} points'} "
-            f"| {told['auroc']:.4f} | {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} |"
+            f"| {told['auroc']:.4f} | {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} "
+            f"| {told['uncertainty']['auroc_of_doubt']:.2f} |"
         )
     lines += [
         "",
         "Agreement is of imagined and true outcome of the same starts and actions; false successes "
         "are counted among true failures, with the 95 % interval's upper end. Probes are zero, "
-        "random, reversed, shuffled and open-gripper actions. The last column is how well an "
-        'episode\'s highest `info["uncertainty"]` foretells that its imagined outcome is wrong '
-        "(0.5 is chance).",
+        "random, reversed, shuffled and open-gripper actions. The last two columns are how well an "
+        'episode\'s highest `info["uncertainty"]`, and the doubt that its last success probability '
+        "leaves, foretell that its imagined outcome is wrong (0.5 is chance).",
     ]
     return "\n".join(lines)
 

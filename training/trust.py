@@ -165,15 +165,18 @@ def foretelling(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
 
     An episode's score is its highest uncertainty up to where imagination ends it. `auroc` is over
     all replays; `auroc_of_successes` over those imagined to succeed, which is what a policy can
-    exploit; `error_correlation` is Spearman's, of a frame's uncertainty and its true error.
+    exploit; `auroc_of_doubt` is of another score, the reward head's own doubt about its verdict
+    at that end; `error_correlation` is Spearman's, of a frame's uncertainty and its true error.
     """
-    scores, wrong, success = [], [], []
+    scores, doubts, wrong, success = [], [], [], []
     expected: list[float] = []
     error: list[float] = []
     for r in replays:
         hits = np.flatnonzero(r.probability >= threshold)
         end = int(hits[0]) + 1 if len(hits) else len(r.probability)
         scores.append(float(r.uncertainty[:end].max()))
+        highest = float(r.probability[:end].max())
+        doubts.append(1 - highest if len(hits) else highest)
         wrong.append(bool(len(hits)) != r.episode.solved)
         success.append(bool(len(hits)))
         expected.extend(r.uncertainty)
@@ -184,6 +187,7 @@ def foretelling(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
         "episodes": len(replays),
         "wrong": int(mistaken.sum()),
         "auroc": round(auroc(score, mistaken), 4),
+        "auroc_of_doubt": round(auroc(np.array(doubts), mistaken), 4),
         "auroc_of_successes": round(auroc(score[succeeded], mistaken[succeeded]), 4),
         "error_correlation": round(float(correlation), 4),
         "median": round(float(np.median(expected)), 3),
