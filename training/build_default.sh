@@ -61,7 +61,8 @@ ACCELERATE_USE_CPU=1 OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone \
   --checkpoint-every 250 --picture-every 3000
 run train_reward_head --out runs/reward_head-real --steps 2500
 run train_reward_head --out runs/reward_head --init runs/reward_head-real --denoiser runs/denoiser \
-  --steps 800 --learning-rate 5e-4 --checkpoint-every 800
+  --imagined-every 5 --steps 900 --learning-rate 5e-4 --checkpoint-every 900 \
+  --closed-loop "runs/clone-5/{task}@40500" "runs/refined-5/{task}@41000"
 run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head \
   --out world4rl_gym/assets/world_model --demonstrations world4rl_gym/assets/demonstrations
 run evaluate_world_model --out results --most-steps 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,8 +36,9 @@ def replay(
     num_inference_steps: int,
     seed: int = 0,
     batch_size: int = 32,
+    act: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Rollout]:
-    """Imagines every episode from its first frame and its own actions.
+    """Imagines every episode from its first frame and its own actions, or someone else's.
 
     Args:
         denoiser: The denoiser.
@@ -46,6 +47,8 @@ def replay(
         num_inference_steps: Denoising steps a frame.
         seed: Seed of the denoising noise.
         batch_size: Episodes imagined together.
+        act: Who acts on what is imagined, a closed loop: `(B, H, W, 3)` uint8 frames to `(B, A)`
+            float32 actions. None takes the episodes' own actions, an open loop.
 
     Returns:
         One rollout an episode.
@@ -62,6 +65,9 @@ def replay(
         frames, uncertainty = [start] * length, []
         seeds = torch.arange(first, first + len(batch)) + seed * 100_003
         for t in range(actions.shape[1]):
+            if act is not None:
+                taken = act(channels_last(frames[-1]).numpy())
+                padded[:, t + length - 1] = torch.from_numpy(taken)
             noise = row_noise(seeds, torch.full_like(seeds, t), tuple(start.shape[1:]))
             prediction = sample_next_frame(
                 denoiser,

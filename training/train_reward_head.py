@@ -5,7 +5,9 @@
 The threshold is chosen on validation episodes, as the one that judges most of them rightly; the
 figures are of real test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
 training episodes are learned from as well, with the labels of the real frames, and the threshold is
-chosen on validation episodes as they are imagined, which is what it will be used on.
+chosen on validation episodes as they are imagined, which is what it will be used on. With
+`--closed-loop` it also learns where imagination flatters: what a policy that truly failed from some
+start is imagined to do from the same start is nowhere solved.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from training.averaging import update_ema
 from training.checkpoints import Checkpoints, StopRequest, locked
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
+from training.policy import load_policy, sample_actions
+from training.real_env import split_seeds
 from training.replay import replay
 from training.settings import keep_settings
 from training.trust import reward_head_figures
@@ -37,6 +41,9 @@ from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
 from world4rl_gym.scheduler import EulerScheduler
+
+MOST_EPISODES = 500
+"""Seeds from a policy's offset on that are taken for its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Args:
         tasks: Tasks; none given means all found.
         denoiser: Folder that holds `denoiser/`, to learn from imagined frames as well.
         imagined_every: One in so many training episodes is imagined for that.
+        closed_loop: Deterministic policies whose real episodes are among the training and perhaps
+            the validation episodes, each as FOLDER@SEED_OFFSET: the policy's folder, in which
+            "{task}" stands for the task's name, and the offset that it was collected with.
         init: Folder that holds the `reward_head/` whose weights training begins from; none given
             begins from random ones.
         steps: Gradient steps.
@@ -64,6 +74,7 @@ class Args:
     tasks: tuple[str, ...] = ()
     denoiser: Path | None = None
     imagined_every: int = 3
+    closed_loop: tuple[str, ...] = ()
     init: Path | None = None
     steps: int = 3000
     batch_size: int = 64
@@ -76,6 +87,11 @@ class Args:
         for name in ("steps", "batch_size", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for source in self.closed_loop:
+            if not source.rpartition("@")[2].isdigit():
+                raise ValueError(f"closed_loop: expected FOLDER@SEED_OFFSET, got {source!r}")
+        if self.closed_loop and self.denoiser is None:
+            raise ValueError("closed_loop: needs denoiser")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +117,59 @@ def labelled(
 def imagined_frames(denoiser: Denoiser, episodes: Sequence[Episode]) -> list[np.ndarray]:
     """The frames of each episode as they are imagined in replay."""
     return [rollout.frames for rollout in replay(denoiser, EulerScheduler(), episodes, 1)]
+
+
+def closed_loop(
+    denoiser: Denoiser, sources: Sequence[str], episodes: Sequence[Episode], split: str
+) -> tuple[list[Episode], list[np.ndarray]]:
+    """What deterministic policies did in reality, and are imagined to do from the same starts.
+
+    Args:
+        denoiser: The denoiser.
+        sources: FOLDER@SEED_OFFSET of each policy.
+        episodes: All episodes of the split; those of these policies are found by their seeds.
+        split: The split.
+
+    Returns:
+        The real episodes, and the imagined frames that pair with each.
+    """
+    real: list[Episode] = []
+    imagined: list[np.ndarray] = []
+    for source in sources:
+        folder, _, offset = source.rpartition("@")
+        seeds = split_seeds(split, MOST_EPISODES, int(offset))
+        for task in sorted({e.task for e in episodes}):
+            of_policy = [
+                e
+                for e in episodes
+                if e.task == task and e.behaviour == "policy" and e.seed in seeds
+            ]
+            if not of_policy:
+                continue
+            policy = load_policy(folder.format(task=task))
+            rollouts = replay(
+                denoiser,
+                EulerScheduler(),
+                of_policy,
+                1,
+                act=lambda frames, policy=policy: sample_actions(policy, frames, None),  # type: ignore[misc]
+            )
+            real += of_policy
+            imagined += [rollout.frames for rollout in rollouts]
+    return real, imagined
+
+
+def with_flattery(
+    frames: LabelledFrames, real: Sequence[Episode], imagined: Sequence[np.ndarray]
+) -> LabelledFrames:
+    """Adds, as unsolved, all that was imagined of episodes that truly failed."""
+    failed = [f[1:] for e, f in zip(real, imagined, strict=True) if not e.solved]
+    if not failed:
+        return frames
+    more = channels_first(torch.from_numpy(np.concatenate(failed)))
+    return LabelledFrames(
+        torch.cat([frames.frames, more]), torch.cat([frames.solved, torch.zeros(len(more))])
+    )
 
 
 def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> RewardHead:
@@ -227,13 +296,18 @@ def main() -> None:
             denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
             some = splits["train"][:: args.imagined_every]
             print(f"imagining {len(some)} training episodes")
-            pools.append(labelled(some, imagined_frames(denoiser, some)))
+            imagined = labelled(some, imagined_frames(denoiser, some))
+            pairs = closed_loop(denoiser, args.closed_loop, splits["train"], "train")
+            pools.append(with_flattery(imagined, *pairs))
         head = train(args, pools, frame_size)
-        judged_on = imagined_frames(denoiser, splits["validation"]) if denoiser else None
-        validation = episode_scores(head, splits["validation"], judged_on)
+        held_out, judged_on = splits["validation"], None
+        if denoiser:
+            judged_on = imagined_frames(denoiser, held_out)
+            pairs = closed_loop(denoiser, args.closed_loop, held_out, "validation")
+            held_out, judged_on = [*held_out, *pairs[0]], [*judged_on, *pairs[1]]
+        validation = episode_scores(head, held_out, judged_on)
         threshold = choose_threshold(
-            np.array([s.max() for s in validation]),
-            np.array([e.solved for e in splits["validation"]]),
+            np.array([s.max() for s in validation]), np.array([e.solved for e in held_out])
         )
         result: dict[str, Any] = {"threshold": threshold}
         scores = episode_scores(head, splits["test"])
