@@ -59,7 +59,7 @@ def test_a_perfect_world_model_scores_perfectly() -> None:
     assert head["false_positive"]["mean"] == 0.0
 
 
-def test_the_threshold_judges_episodes_rightly() -> None:
+def test_the_threshold_is_without_optimism() -> None:
     highest = np.array([0.1, 0.6, 0.7, 0.9])
     assert 0.7 < choose_threshold(highest, np.array([0, 0, 0, 1])) <= 0.9
     assert choose_threshold(highest, np.array([0, 1, 1, 1])) <= 0.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import clone_policy, refine_policy, trace_refinement
+from training import clone_policy, refine_policy, trace_refinement, train_reward_head
 from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import (
     PolicyConfig,
@@ -203,3 +204,27 @@ def test_imagined_outcomes_pair_with_their_starts(tiny_world_model) -> None:
     again = imagined_outcomes(policy, tiny_world_model, starts, "push", seed=1)
     assert solved.shape == (12,)
     assert np.array_equal(solved, again)
+
+
+def test_what_truly_failed_is_nowhere_solved_in_imagination(cloned: Path) -> None:
+    model = make_tiny_world_model()
+    episodes = [make_episode(seed) for seed in range(4)]
+    episodes[1] = dataclasses.replace(
+        episodes[1], success=np.zeros(len(episodes[1].actions), bool), behaviour="policy"
+    )
+    episodes[3] = dataclasses.replace(episodes[3], behaviour="policy")
+    source = f"{cloned}@1"
+    real, imagined = train_reward_head.closed_loop(model.denoiser, [source], episodes, "train")
+    assert [episode.seed for episode in real] == [1, 3]
+    for episode, frames in zip(real, imagined, strict=True):
+        assert frames.shape == episode.frames.shape
+        assert np.array_equal(frames[0], episode.frames[0])
+    before = train_reward_head.labelled(episodes)
+    after = train_reward_head.with_flattery(before, real, imagined)
+    assert len(after.frames) == len(before.frames) + len(episodes[1].actions)
+    assert float(after.solved.sum()) == float(before.solved.sum())
+    assert train_reward_head.closed_loop(model.denoiser, [source], episodes, "test") == ([], [])
+    with pytest.raises(ValueError, match="closed_loop"):
+        train_reward_head.Args(Path("out"), denoiser=Path("d"), closed_loop=(str(cloned),))
+    with pytest.raises(ValueError, match="needs denoiser"):
+        train_reward_head.Args(Path("out"), closed_loop=(source,))

@@ -63,7 +63,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = 1000
+    clone_steps: int = 400
     refine_steps: int = 20_000
     seed: int = 0
 

@@ -100,7 +100,7 @@ class Args:
     warmup: int = 2
     judge_every: int = 3
     judge_starts: int = 40
-    saturation: float = 0.95
+    saturation: float = 1.0
     episodes: Path | None = None
     demonstrations: int = 50
     anchor_steps: int = 16

@@ -2,12 +2,14 @@
 
     python -m training.train_reward_head --episodes data/episodes --out runs/reward_head
 
-The threshold is chosen on validation episodes, as the one that judges most of them rightly; the
-figures are of real test episodes. With `--denoiser`, frames that the denoiser imagined in replay of
-training episodes are learned from as well, with the labels of the real frames, and the threshold is
-chosen on validation episodes as they are imagined, which is what it will be used on. With
-`--closed-loop` it also learns where imagination flatters: what a policy that truly failed from some
-start is imagined to do from the same start is nowhere solved.
+The threshold is chosen on validation episodes, as the one that calls as many of them solved as
+truly were; the figures are of real test episodes. With `--denoiser`, frames that the denoiser
+imagined in replay of training episodes are learned from as well, with the labels of the real
+frames, and the threshold is chosen on validation episodes as they are imagined.
+With `--closed-loop` the head also
+learns where imagination flatters: what a policy that truly failed from some start is imagined to do
+from the same start is nowhere solved. The threshold is then chosen on such pairs, since a closed
+loop is what refinement will be rewarded in.
 """
 
 from __future__ import annotations
@@ -265,19 +267,23 @@ def episode_scores(
 
 
 def choose_threshold(highest: np.ndarray, solved: np.ndarray) -> float:
-    """The threshold that judges most episodes rightly, by the highest probability of each.
+    """The threshold that calls as many episodes solved as truly were: one without optimism.
 
     Episodes rather than frames, since one frame above the threshold ends an imagined episode with
-    a reward. Among equals the middle one is taken.
+    a reward. Among those that come equally near, the one that judges most episodes rightly is
+    taken, and of these the middle one.
 
     Args:
         highest: `(N,)` highest success probability of each validation episode.
         solved: `(N,)` whether it was solved.
     """
     grid = np.linspace(0.05, 0.99, 95)
-    wrong = np.array([((highest >= t) != (solved > 0)).sum() for t in grid])
-    best = grid[wrong == wrong.min()]
-    return round(float(best[len(best) // 2]), 2)
+    called = highest[None] >= grid[:, None]
+    bias = np.abs(called.sum(1) - (solved > 0).sum())
+    wrong = (called != (solved > 0)[None]).sum(1)
+    unbiased = np.flatnonzero(bias == bias.min())
+    best = unbiased[wrong[unbiased] == wrong[unbiased].min()]
+    return round(float(grid[best[len(best) // 2]]), 2)
 
 
 def main() -> None:
@@ -302,9 +308,11 @@ def main() -> None:
         head = train(args, pools, frame_size)
         held_out, judged_on = splits["validation"], None
         if denoiser:
-            judged_on = imagined_frames(denoiser, held_out)
             pairs = closed_loop(denoiser, args.closed_loop, held_out, "validation")
-            held_out, judged_on = [*held_out, *pairs[0]], [*judged_on, *pairs[1]]
+            if pairs[0]:
+                held_out, judged_on = pairs
+            else:
+                judged_on = imagined_frames(denoiser, held_out)
         validation = episode_scores(head, held_out, judged_on)
         threshold = choose_threshold(
             np.array([s.max() for s in validation]), np.array([e.solved for e in held_out])
