@@ -47,6 +47,7 @@ rollouts clone-5 --episodes 20 --seed-offset 40500 --deterministic
 rollouts refined-5 --episodes 30 --seed-offset 41000 --deterministic
 rollouts refined-5 --episodes 20 --seed-offset 41500
 rollouts refined-5 --episodes 10 --seed-offset 41000 --deterministic --split validation
+rollouts clone-5 --episodes 50 --seed-offset 200000 --deterministic --split validation
 for split in validation test; do
   rollouts clone-10 --episodes 10 --seed-offset 30000 --split $split
   rollouts clone-50 --episodes 10 --seed-offset 32000 --split $split --deterministic
@@ -61,8 +62,8 @@ ACCELERATE_USE_CPU=1 OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone \
   --checkpoint-every 250 --picture-every 3000
 run train_reward_head --out runs/reward_head-real --steps 2500
 run train_reward_head --out runs/reward_head --init runs/reward_head-real --denoiser runs/denoiser \
-  --imagined-every 5 --steps 900 --learning-rate 5e-4 --checkpoint-every 900 \
-  --closed-loop "runs/clone-5/{task}@40500" "runs/refined-5/{task}@41000"
+  --steps 800 --learning-rate 5e-4 --checkpoint-every 800 \
+  --closed-loop "runs/clone-5/{task}@200000" "runs/refined-5/{task}@41000"
 run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head \
   --out world4rl_gym/assets/world_model --demonstrations world4rl_gym/assets/demonstrations
 run evaluate_world_model --out results --most-steps 5

@@ -6,10 +6,11 @@ The threshold is chosen on validation episodes, as the one that calls as many of
 truly were; the figures are of real test episodes. With `--denoiser`, frames that the denoiser
 imagined in replay of training episodes are learned from as well, with the labels of the real
 frames, and the threshold is chosen on validation episodes as they are imagined.
-With `--closed-loop` the head also
-learns where imagination flatters: what a policy that truly failed from some start is imagined to do
-from the same start is nowhere solved. The threshold is then chosen on such pairs, since a closed
-loop is what refinement will be rewarded in.
+With `--closed-loop` the
+threshold is chosen on what policies truly did from validation starts and are imagined to do from
+the same starts, since a closed loop is what refinement will be rewarded in; with
+`--learn-flattery` the head also learns, from training starts, that what is imagined of a true
+failure is nowhere solved.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Args:
         closed_loop: Deterministic policies whose real episodes are among the training and perhaps
             the validation episodes, each as FOLDER@SEED_OFFSET: the policy's folder, in which
             "{task}" stands for the task's name, and the offset that it was collected with.
+        learn_flattery: Learn from those among the training episodes too.
         init: Folder that holds the `reward_head/` whose weights training begins from; none given
             begins from random ones.
         steps: Gradient steps.
@@ -77,6 +79,7 @@ class Args:
     denoiser: Path | None = None
     imagined_every: int = 3
     closed_loop: tuple[str, ...] = ()
+    learn_flattery: bool = False
     init: Path | None = None
     steps: int = 3000
     batch_size: int = 64
@@ -302,9 +305,10 @@ def main() -> None:
             denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
             some = splits["train"][:: args.imagined_every]
             print(f"imagining {len(some)} training episodes")
-            imagined = labelled(some, imagined_frames(denoiser, some))
-            pairs = closed_loop(denoiser, args.closed_loop, splits["train"], "train")
-            pools.append(with_flattery(imagined, *pairs))
+            pools.append(labelled(some, imagined_frames(denoiser, some)))
+            if args.learn_flattery:
+                pairs = closed_loop(denoiser, args.closed_loop, splits["train"], "train")
+                pools[-1] = with_flattery(pools[-1], *pairs)
         head = train(args, pools, frame_size)
         held_out, judged_on = splits["validation"], None
         if denoiser:
