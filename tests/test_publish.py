@@ -194,7 +194,8 @@ def trained_a_little() -> WorldModel:
     for _ in range(3):
         noise = torch.randn(8, 3, SIZE, SIZE, generator=generator)
         actions = torch.rand(8, LENGTH, ACTIONS, generator=generator) * 2 - 1
-        loss, _ = denoiser.loss(noise, torch.full((8,), 0.5), context[:, 0], context, actions)
+        sigma, frame = torch.full((8,), 0.5), context[:, 0]
+        loss, _ = denoiser.loss(noise, sigma, frame, frame, context, actions)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -65,7 +65,7 @@ class Args:
     world_model: str | None = None
     clone_steps: int = 400
     refine_steps: int = 20_000
-    seed: int = 0
+    seed: int = 7
 
     def __post_init__(self) -> None:
         check_task(self.task)

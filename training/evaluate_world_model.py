@@ -237,7 +237,7 @@ def main() -> None:
     if args.most_steps:
         steps_file = args.out / "inference_steps.json"
         # A default is chosen from this, so it is measured on validation episodes alone.
-        some = load_episodes(args.episodes, "validation", world_model.config.tasks)[::3]
+        some = load_episodes(args.episodes, "validation", world_model.config.tasks)[::15]
         rows = sweep_inference_steps(world_model, some, args.most_steps, args.seed)
         steps_file.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
     if args.pictures:
