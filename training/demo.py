@@ -57,7 +57,7 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "hammer"
+    task: str = "door-lock"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
@@ -65,7 +65,7 @@ class Args:
     world_model: str | None = None
     clone_steps: int = 400
     refine_steps: int = 20_000
-    seed: int = 7
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_task(self.task)
