@@ -177,7 +177,13 @@ def _real_steps(job: tuple[bool, float]) -> float:
     try:
         env.reset(seed=0)
         action = np.zeros(4, np.float32)
-        return rate_of(lambda: env.step(action), seconds)
+
+        def step() -> None:
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset(seed=0)
+
+        return rate_of(step, seconds)
     finally:
         env.close()
 
