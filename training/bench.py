@@ -19,13 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from training.pictures import drawing
 from training.real_env import RealEnv, RealEnvUnavailableError, require_real_env
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.imagination import Imagination
@@ -272,21 +272,21 @@ def format_table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draws the cost of a step against the number of rows and against the frame size."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name, label in (("imagined", "this world model"), ("diamond", "DIAMOND's configuration")):
-        if report[name]:
-            rows = [int(r) for r in report[name]]
-            left.loglog(rows, [1e3 / v for v in report[name].values()], "o-", label=label)
-    left.set(xlabel="rows", ylabel="ms a row and step", title="cost against rows")
-    left.legend(fontsize="small")
-    sizes = [int(s) for s in report["frame_sizes"]]
-    right.plot(sizes, [1e3 / v for v in report["frame_sizes"].values()], "o-")
-    right.set(xlabel="frame size, pixels", title="cost against frame size, 32 rows", ylim=(0, None))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, columns=2, figsize=(9, 3.6)) as (left, right):
+        for name, label in (
+            ("imagined", "this world model"),
+            ("diamond", "DIAMOND's configuration"),
+        ):
+            if report[name]:
+                rows = [int(r) for r in report[name]]
+                left.loglog(rows, [1e3 / v for v in report[name].values()], "o-", label=label)
+        left.set(xlabel="rows", ylabel="ms a row and step", title="cost against rows")
+        left.legend(fontsize="small")
+        sizes = [int(s) for s in report["frame_sizes"]]
+        right.plot(sizes, [1e3 / v for v in report["frame_sizes"].values()], "o-")
+        right.set(
+            xlabel="frame size, pixels", title="cost against frame size, 32 rows", ylim=(0, None)
+        )
 
 
 def _synchronize() -> None:

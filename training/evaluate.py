@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import torch
 import tyro
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from training.episodes import Episode
 from training.metrics import Rate, policy_agreement, rate
-from training.pictures import save_videos
+from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.replay import replay
@@ -278,35 +277,30 @@ def format_rate(value: Rate | None) -> str:
 
 def draw_scatter(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Draws imagined against real success of each policy, with 95 % intervals, by task."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
-    axes.plot([0, 100], [0, 100], color="0.8")
-    for task in sorted({record["task"] for record in records}):
-        chosen = [record for record in records if record["task"] == task]
-        means, spread = {}, {}
-        for world in ("real", "imagined"):
-            rates = [Rate(**record[world]) for record in chosen]
-            means[world] = [100 * r.mean for r in rates]
-            spread[world] = [
-                [100 * (r.mean - r.low) for r in rates],
-                [100 * (r.high - r.mean) for r in rates],
-            ]
-        axes.errorbar(
-            means["real"],
-            means["imagined"],
-            spread["imagined"],
-            spread["real"],
-            fmt="o",
-            elinewidth=0.6,
-            label=task,
-        )
-    axes.set(xlabel="real success, %", ylabel="imagined success, %", xlim=(-3, 103))
-    axes.set_ylim(-3, 103)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, figsize=(5, 4.6)) as axes:
+        axes.plot([0, 100], [0, 100], color="0.8")
+        for task in sorted({record["task"] for record in records}):
+            chosen = [record for record in records if record["task"] == task]
+            means, spread = {}, {}
+            for world in ("real", "imagined"):
+                rates = [Rate(**record[world]) for record in chosen]
+                means[world] = [100 * r.mean for r in rates]
+                spread[world] = [
+                    [100 * (r.mean - r.low) for r in rates],
+                    [100 * (r.high - r.mean) for r in rates],
+                ]
+            axes.errorbar(
+                means["real"],
+                means["imagined"],
+                spread["imagined"],
+                spread["real"],
+                fmt="o",
+                elinewidth=0.6,
+                label=task,
+            )
+        axes.set(xlabel="real success, %", ylabel="imagined success, %", xlim=(-3, 103))
+        axes.set_ylim(-3, 103)
+        axes.legend(fontsize="small")
 
 
 def main() -> None:

@@ -18,12 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import tyro
 
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
-from training.pictures import comparison_strip, save_image, save_videos
+from training.pictures import comparison_strip, drawing, save_image, save_videos
 from training.trust import (
     FRAMES,
     Replay,
@@ -162,41 +161,36 @@ def sweep_inference_steps(
 
 def plot(report: dict[str, Any], replays: Sequence[Replay], path: Path) -> None:
     """Draws fidelity and agreement by frame, calibration, and uncertainty against error."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for group, colour in (("policy", "tab:blue"), ("random", "tab:orange")):
-        if group in report:
-            at = [int(t) for t in report[group]["psnr"]]
-            left.plot(at, list(report[group]["psnr"].values()), "o-", color=colour, label=group)
-            frozen = list(report[group]["psnr_frozen"].values())
-            left.plot(at, frozen, "x:", color=colour, label=f"{group}, frozen first frame")
-    left.set(xlabel="frame", ylabel="PSNR, dB", title="open-loop fidelity")
-    left.legend(fontsize="small")
-    probability = np.concatenate([r.real_probability for r in replays])
-    solved = np.concatenate([r.episode.success for r in replays])
-    edges = np.linspace(0, 1, 11)
-    which = np.clip(np.digitize(probability, edges) - 1, 0, 9)
-    full = [b for b in range(10) if (which == b).any()]
-    middle.plot([0, 1], [0, 1], color="0.8")
-    middle.plot(
-        [probability[which == b].mean() for b in full],
-        [solved[which == b].mean() for b in full],
-        "o-",
-    )
-    middle.set(
-        xlabel="success probability", ylabel="share solved", title="reward head, real frames"
-    )
-    threshold = report["threshold"]
-    peaks = np.array([r.uncertainty.max() for r in replays])
-    wrong = np.array([r.succeeds(threshold) != r.episode.solved for r in replays])
-    bins = np.linspace(peaks.min(), peaks.max(), 25)
-    right.hist([peaks[~wrong], peaks[wrong]], bins, label=["outcome right", "outcome wrong"])
-    right.set(xlabel="highest uncertainty, grey levels", ylabel="episodes", title="uncertainty")
-    right.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, columns=3, figsize=(13, 3.8)) as (left, middle, right):
+        for group, colour in (("policy", "tab:blue"), ("random", "tab:orange")):
+            if group in report:
+                at = [int(t) for t in report[group]["psnr"]]
+                left.plot(at, list(report[group]["psnr"].values()), "o-", color=colour, label=group)
+                frozen = list(report[group]["psnr_frozen"].values())
+                left.plot(at, frozen, "x:", color=colour, label=f"{group}, frozen first frame")
+        left.set(xlabel="frame", ylabel="PSNR, dB", title="open-loop fidelity")
+        left.legend(fontsize="small")
+        probability = np.concatenate([r.real_probability for r in replays])
+        solved = np.concatenate([r.episode.success for r in replays])
+        edges = np.linspace(0, 1, 11)
+        which = np.clip(np.digitize(probability, edges) - 1, 0, 9)
+        full = [b for b in range(10) if (which == b).any()]
+        middle.plot([0, 1], [0, 1], color="0.8")
+        middle.plot(
+            [probability[which == b].mean() for b in full],
+            [solved[which == b].mean() for b in full],
+            "o-",
+        )
+        middle.set(
+            xlabel="success probability", ylabel="share solved", title="reward head, real frames"
+        )
+        threshold = report["threshold"]
+        peaks = np.array([r.uncertainty.max() for r in replays])
+        wrong = np.array([r.succeeds(threshold) != r.episode.solved for r in replays])
+        bins = np.linspace(peaks.min(), peaks.max(), 25)
+        right.hist([peaks[~wrong], peaks[wrong]], bins, label=["outcome right", "outcome wrong"])
+        right.set(xlabel="highest uncertainty, grey levels", ylabel="episodes", title="uncertainty")
+        right.legend(fontsize="small")
 
 
 def evaluate_world_model(

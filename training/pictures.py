@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import matplotlib
@@ -61,21 +63,28 @@ def save_videos(stem: Path, real: np.ndarray, imagined: np.ndarray, scale: int =
     iio.imwrite(stem.with_suffix(".gif"), video, duration=100, loop=0)
 
 
-def save_loss_curve(losses: Path, path: Path, smoothing: int = 100) -> None:
-    """Draws `losses.csv` of a training run: the loss, averaged over some steps, by step."""
+@contextlib.contextmanager
+def drawing(path: Path, columns: int = 1, **options: Any) -> Iterator[Any]:
+    """Gives axes to draw on, without a display, and writes their figure to `path`."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    figure, axes = plt.subplots(1, columns, layout="constrained", **options)
+    yield axes
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def save_loss_curve(losses: Path, path: Path, smoothing: int = 100) -> None:
+    """Draws `losses.csv` of a training run: the loss, averaged over some steps, by step."""
     table = np.atleast_1d(np.genfromtxt(losses, delimiter=",", names=True))
     width = max(1, min(smoothing, len(table) // 4))
     loss = np.convolve(table["loss"], np.ones(width) / width, mode="valid")
     passed = np.diff(table["seconds"], prepend=0.0)
     hours = passed[passed > 0].sum() / 3600  # the clock begins anew where the run was resumed
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    axes.semilogy(table["step"][width - 1 :], loss)
-    axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps", title=f"{hours:.2f} hours")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, figsize=(6, 3.2)) as axes:
+        axes.semilogy(table["step"][width - 1 :], loss)
+        axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps", title=f"{hours:.2f} hours")
 
 
 def save_comparison(

@@ -15,11 +15,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import tyro
 
 from training.evaluate import evaluate, format_rate
 from training.metrics import Rate
+from training.pictures import drawing
 from training.real_env import split_seeds
 from training.refine_policy import snapshot_path
 from world4rl_gym.world_model import WorldModel
@@ -86,28 +86,23 @@ def trace(args: Args) -> dict[str, Any]:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draws both successes by imagined steps, the point chosen and the best one."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    points = report["points"]
-    steps = [p["imagined_steps"] for p in points]
-    for world, colour in (("real", "black"), ("imagined", "tab:blue")):
-        means = [100 * p[world]["mean"] for p in points]
-        axes.plot(steps, means, "o-", color=colour, label=world)
-        axes.fill_between(
-            steps,
-            [100 * p[world]["low"] for p in points],
-            [100 * p[world]["high"] for p in points],
-            color=colour,
-            alpha=0.12,
-        )
-    for name, style in (("chosen", "-"), ("best", ":")):
-        axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
-    axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=report["task"])
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with drawing(path, figsize=(6, 3.6)) as axes:
+        points = report["points"]
+        steps = [p["imagined_steps"] for p in points]
+        for world, colour in (("real", "black"), ("imagined", "tab:blue")):
+            means = [100 * p[world]["mean"] for p in points]
+            axes.plot(steps, means, "o-", color=colour, label=world)
+            axes.fill_between(
+                steps,
+                [100 * p[world]["low"] for p in points],
+                [100 * p[world]["high"] for p in points],
+                color=colour,
+                alpha=0.12,
+            )
+        for name, style in (("chosen", "-"), ("best", ":")):
+            axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
+        axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=report["task"])
+        axes.legend(fontsize="small")
 
 
 def main() -> None:

@@ -86,13 +86,16 @@ class Windows:
 
     def context_actions(self, now: Tensor) -> Tensor:
         """Returns the last C actions up to the one taken at frame `now`: `(B, C, A)`."""
-        return self.at(now, 1).actions
+        return self._actions(now, torch.arange(1 - self.context_length, 1))
 
     def at(self, now: Tensor, predicted: int) -> WindowBatch:
         """Returns the windows whose last context frame is frame `now` of the pool, `(B,)` int64."""
         offsets = torch.arange(1 - self.context_length, predicted + 1)
+        index = torch.maximum(now[:, None] + offsets, self._first[now][:, None])
+        return WindowBatch(self.frames[index], self._actions(now, offsets[:-1]))
+
+    def _actions(self, now: Tensor, offsets: Tensor) -> Tensor:
+        """Actions taken at these offsets from frame `now`, zero before the episode's first."""
         index = now[:, None] + offsets
-        first = self._first[now][:, None]
-        actions = self.actions[index.clamp(min=0)[:, :-1]]
-        actions = actions.masked_fill((index[:, :-1] < first).unsqueeze(-1), 0.0)
-        return WindowBatch(self.frames[torch.maximum(index, first)], actions)
+        before = index < self._first[now][:, None]
+        return self.actions[index.clamp(min=0)].masked_fill(before.unsqueeze(-1), 0.0)
