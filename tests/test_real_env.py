@@ -70,6 +70,24 @@ def test_a_seed_fixes_the_start_whatever_came_before() -> None:
 
 
 @needs_gl
+def test_frames_are_averages_of_larger_ones() -> None:
+    from training.real_env import SUPERSAMPLING, RealEnv
+
+    require_real_env()
+    env = RealEnv("lever-pull")
+    try:
+        small, _ = env.reset(seed=5)
+        env._supersampling = 1
+        large = env.render()
+    finally:
+        env.close()
+    assert small.shape == (64, 64, 3)
+    assert large.shape == (64 * SUPERSAMPLING, 64 * SUPERSAMPLING, 3)
+    blocks = large.reshape(64, SUPERSAMPLING, 64, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    assert np.abs(small - blocks).max() <= 1.0
+
+
+@needs_gl
 def test_the_expert_solves_and_success_terminates() -> None:
     from training.real_env import RealEnv
 

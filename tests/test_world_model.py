@@ -81,6 +81,19 @@ def test_an_untrained_denoiser_predicts_that_nothing_moves() -> None:
     assert torch.allclose(back, target, atol=1e-6)
 
 
+def test_a_flow_carries_the_last_frame_along_sharp() -> None:
+    model = Denoiser(DenoiserConfig(frame_size=16, channels=(8, 16), embedding_size=16))
+    right = 12 * model.config.patch_size**2  # the first of the flow's channels
+    with torch.no_grad():
+        model.unet.head.bias[right : right + model.config.patch_size**2] = 2.0
+    context = torch.rand(1, 4, 3, 16, 16) * 2 - 1
+    noise, sigma = torch.randn(1, 3, 16, 16) * 1e4, torch.full((1,), 1e4)
+    denoised = model(noise, sigma, context[:, 0], context, torch.zeros(1, 4, 4))
+    frame = model.to_frame(denoised.residual, context[:, -1])
+    assert torch.allclose(frame[..., :-2], context[:, -1, :, :, 2:], atol=1e-2)
+    assert not torch.allclose(frame, context[:, -1], atol=0.5)
+
+
 def test_the_denoiser_heeds_its_actions_and_its_context(tiny_world_model: WorldModel) -> None:
     torch.manual_seed(0)
     frames = torch.randint(0, 256, (1, LENGTH, 3, SIZE, SIZE), dtype=torch.uint8)

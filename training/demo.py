@@ -17,14 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import tyro
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 from training import clone_policy, refine_policy
 from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
+from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
 from training.refine_policy import Measurement, split_starts
@@ -211,31 +208,29 @@ def draw_curves(
     curve: list[Measurement], before: Evaluation, after: Evaluation, path: Path, task: str
 ) -> None:
     """Draws imagined success through refinement, and the real success before and after."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    steps = [point.imagined_steps for point in curve]
-    axes.plot(
-        steps,
-        [100 * p.judged for p in curve],
-        marker="o",
-        label="imagined, mean action, starts kept apart",
-    )
-    sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
-    if sampled:
-        axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
     kept = max(curve, key=lambda p: p.judged).imagined_steps
-    for evaluation, at in ((before, 0), (after, kept)):
-        rate = evaluation.real_rate
-        if rate is not None:
-            spread = [[100 * (rate.mean - rate.low)], [100 * (rate.high - rate.mean)]]
-            label = f"real, {len(evaluation.real)} episodes, 95 %" if at == 0 else None  # type: ignore[arg-type]
-            axes.errorbar(
-                [at], [100 * rate.mean], spread, fmt="s", color="black", capsize=4, label=label
-            )
-    axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=task)
-    axes.legend(loc="lower right")
+    sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with drawing(path, figsize=(7, 4)) as axes:
+        axes.plot(
+            [point.imagined_steps for point in curve],
+            [100 * p.judged for p in curve],
+            marker="o",
+            label="imagined, mean action, starts kept apart",
+        )
+        if sampled:
+            axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
+        for evaluation, at in ((before, 0), (after, kept)):
+            rate = evaluation.real_rate
+            if rate is not None:
+                assert evaluation.real is not None
+                spread = [[100 * (rate.mean - rate.low)], [100 * (rate.high - rate.mean)]]
+                label = f"real, {len(evaluation.real)} episodes, 95 %" if at == 0 else None
+                axes.errorbar(
+                    [at], [100 * rate.mean], spread, fmt="s", color="black", capsize=4, label=label
+                )
+        axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=task)
+        axes.legend(loc="lower right")
 
 
 def main() -> None:

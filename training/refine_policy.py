@@ -37,6 +37,7 @@ from training.policy import (
     policy_arguments,
     save_policy,
 )
+from training.replay import replay
 from training.settings import keep_settings
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.pixels import channels_first
@@ -70,6 +71,7 @@ class Args:
             to nothing.
         demonstrations: How many of them.
         anchor_steps: Gradient steps on demonstrations after each rollout.
+        anchor_imagined: Take them on imagined replays of the demonstrations as well.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
         max_deviation: Deviation of the policy's noise that training begins with, at most. A clone's
             own (.2 to .4 of five demonstrations) costs it most of its success.
@@ -104,6 +106,7 @@ class Args:
     episodes: Path | None = None
     demonstrations: int = 50
     anchor_steps: int = 16
+    anchor_imagined: bool = False
     kl_coef: float = 0.0
     max_deviation: float = 0.1
     success_threshold: float | None = None
@@ -177,18 +180,31 @@ def snapshot_path(out: Path, imagined_steps: int) -> Path:
 
 
 class _Anchor(BaseCallback):
-    """Between rollouts, pulls the mean action towards the demonstrated one on real frames.
+    """Between rollouts, pulls the mean action towards the demonstrated one.
 
-    Keeps the policy able on what a camera really sees, where the world model's pictures are wrong.
+    On real frames it keeps the policy able on what a camera really sees, where the world model's
+    pictures are wrong; on the same demonstrations as they are imagined in replay it keeps the
+    policy from telling the two apart, so that what is learned on one holds on the other.
     """
 
-    def __init__(self, args: Args, demonstrations: Sequence[Episode]) -> None:
+    def __init__(
+        self, args: Args, demonstrations: Sequence[Episode], world_model: WorldModel
+    ) -> None:
         super().__init__()
         self.args = args
         self.generator = torch.Generator().manual_seed(args.seed)
-        frames = np.concatenate([e.frames[:-1] for e in demonstrations])
-        self.frames = channels_first(torch.from_numpy(frames))
-        self.actions = torch.from_numpy(np.concatenate([e.actions for e in demonstrations]))
+        seen = [e.frames for e in demonstrations]
+        acted = [e.actions for e in demonstrations]
+        if args.anchor_imagined:
+            replays = replay(
+                world_model.denoiser,
+                world_model.scheduler,
+                demonstrations,
+                world_model.config.num_inference_steps,
+            )
+            seen, acted = seen + [rollout.frames for rollout in replays], acted * 2
+        self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
+        self.actions = torch.from_numpy(np.concatenate(acted))
         self._rollouts = 0
 
     def _on_step(self) -> bool:
@@ -328,7 +344,7 @@ def refine(args: Args) -> list[Measurement]:
     callbacks: list[BaseCallback] = [judge]
     if args.episodes:
         episodes = load_episodes(args.episodes, "train", [task], ["expert"])
-        callbacks.insert(0, _Anchor(args, episodes[: args.demonstrations]))
+        callbacks.insert(0, _Anchor(args, episodes[: args.demonstrations], world_model))
     model.learn(args.steps, callback=callbacks)
     env.close()
     record: dict[str, Any] = {

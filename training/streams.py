@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from training.windows import Windows
 
-LOST = 0.1
+LOST = 0.06
 """Mean squared error, pixels in [0, 1], of the worst 8 x 8 block from which a stream is lost.
 
 What truly follows no longer follows from what is imagined then: it would teach the network that

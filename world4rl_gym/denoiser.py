@@ -128,14 +128,17 @@ class Denoiser(nn.Module):
         scaled = noisy * c_in
         inputs = torch.cat([scaled, anchor, context.flatten(1, 2)], dim=1)
         outputs, log_error = self.unet(inputs, c_noise, actions)
-        value, noise_gate, last_gate, anchor_gate = outputs.float().chunk(4, dim=1)
+        value, noise_gate, last_gate, anchor_gate, flow = outputs.float().split((3, 3, 3, 3, 2), 1)
         # A patch's 48 values of noise, of the last frame and of the anchor do not fit through the
         # U-Net beside what it has to say. Gates let it work pixel by pixel: cancel the noise
         # wherever nothing moves and the last frame wherever something moves away, and bring back
         # the anchor (a gate of 1 at high noise) wherever that uncovers the background.
         last = context[:, -1]
         uncovered = self.to_residual(anchor, last) / self.config.sigma_data
-        network = value + noise_gate * scaled + last_gate * last + anchor_gate * uncovered
+        # The flow carries the last frame's pixels along, as in CDNA (Finn et al., arXiv 1605.07157):
+        # what is a few pixels wide need not pass through the U-Net to stay sharp.
+        moved = self.to_residual(_carried(last, flow), last) / self.config.sigma_data
+        network = value + moved + noise_gate * scaled + last_gate * last + anchor_gate * uncovered
         return Denoised(c_skip * noisy + c_out * network, log_error.float())
 
     def to_residual(self, frames: Tensor, last: Tensor) -> Tensor:
@@ -229,15 +232,15 @@ class _UNet(nn.Module):
         )
         width = widths[0]
         self.head_norm = nn.GroupNorm(8, width)
-        self.head = nn.Conv2d(width, 4 * patch_channels, 3, padding=1)
+        self.head = nn.Conv2d(width, (4 * 3 + 2) * config.patch_size**2, 3, padding=1)
         self.error_head = nn.Sequential(nn.Conv2d(width, 32, 1), nn.SiLU(), nn.Conv2d(32, 1, 1))
         _zero(self.head)
         _zero(self.error_head[-1])
 
     def forward(self, inputs: Tensor, c_noise: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, 3 (T + 2), H, W)`, `(B,)`, `(B, T, A)` -> values and gates `(B, 12, H, W)`; errors.
+        """`(B, 3 (T + 2), H, W)`, `(B,)`, `(B, T, A)` -> `(B, 14, H, W)`, and errors.
 
-        The errors are those of `Denoised.log_error`.
+        The 14 channels are values, three gates and a flow; the errors those of `Denoised`.
         """
         dtype = self.stem.weight.dtype
         code = two_hot(actions, self.config.action_bins).flatten(1).to(dtype)
@@ -316,6 +319,17 @@ def _sinusoidal(c_noise: Tensor, size: int = 64) -> Tensor:
     frequencies = torch.exp(torch.linspace(0, math.log(64.0), size // 2, device=c_noise.device))
     angles = c_noise[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _carried(frames: Tensor, flow: Tensor) -> Tensor:
+    """Reads frames `(B, 3, H, W)` at every pixel's place plus its flow, `(B, 2, H, W)` in pixels."""
+    height, width = frames.shape[-2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
+    return F.grid_sample(
+        frames.float(), places, mode="bicubic", padding_mode="border", align_corners=True
+    )
 
 
 def _zero(module: nn.Module) -> None:
