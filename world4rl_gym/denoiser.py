@@ -135,7 +135,7 @@ class Denoiser(nn.Module):
         # the anchor (a gate of 1 at high noise) wherever that uncovers the background.
         last = context[:, -1]
         uncovered = self.to_residual(anchor, last) / self.config.sigma_data
-        # The flow carries the last frame's pixels along, as in CDNA (Finn et al., arXiv 1605.07157):
+        # The flow carries the last frame's pixels along (as Finn et al., arXiv 1605.07157, do):
         # what is a few pixels wide need not pass through the U-Net to stay sharp.
         moved = self.to_residual(_carried(last, flow), last) / self.config.sigma_data
         network = value + moved + noise_gate * scaled + last_gate * last + anchor_gate * uncovered
@@ -322,7 +322,7 @@ def _sinusoidal(c_noise: Tensor, size: int = 64) -> Tensor:
 
 
 def _carried(frames: Tensor, flow: Tensor) -> Tensor:
-    """Reads frames `(B, 3, H, W)` at every pixel's place plus its flow, `(B, 2, H, W)` in pixels."""
+    """Reads `(B, 3, H, W)` frames at every pixel's place plus its flow, `(B, 2, H, W)` pixels."""
     height, width = frames.shape[-2:]
     x = torch.arange(width, device=flow.device) + flow[:, 0]
     y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
