@@ -78,11 +78,11 @@ class Args:
     out: Path
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
-    steps: int = 20000
+    steps: int = 34000
     until: int | None = None
     batch_size: int = 32
     streams: int = 256
-    stream_length: float = 12.0
+    stream_length: float = 8.0
     streams_from: float = 0.15
     learning_rate: float = 8e-4
     warmup: int = 200
