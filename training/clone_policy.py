@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.policy import GaussianCnnPolicy, PolicyConfig, make_policy, save_policy
-from training.settings import keep_settings
+from training.settings import keep_settings, require_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,10 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("demonstrations", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.shift < 0:
-            raise ValueError("learning_rate must be positive and shift at least 0")
+        require_at_least(self, 1, "demonstrations", "steps", "batch_size")
+        require_at_least(self, 0, "shift")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
 
 
 def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, PolicyConfig]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from training.episodes import Episode
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.settings import require_at_least
 
 Behaviour = Literal[
     "expert",
@@ -75,8 +76,8 @@ class Args:
             check_task(task)
         if (self.behaviour == "policy") != (self.policy is not None):
             raise ValueError("policy: give a folder with --behaviour policy, and only then")
-        if self.episodes < 1 or self.hold < 1 or self.workers < 1 or self.noise < 0:
-            raise ValueError("episodes, hold and workers must be at least 1, noise at least 0")
+        require_at_least(self, 1, "episodes", "hold", "workers")
+        require_at_least(self, 0, "noise")
 
 
 Actor = Callable[[RealEnv, np.ndarray, int], np.ndarray]

@@ -25,6 +25,7 @@ from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
 from training.refine_policy import Measurement, split_starts
+from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
 DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
@@ -66,8 +67,7 @@ class Args:
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        if self.episodes < 1 or self.clone_steps < 1 or self.refine_steps < 1:
-            raise ValueError("episodes, clone_steps and refine_steps must be at least 1")
+        require_at_least(self, 1, "episodes", "clone_steps", "refine_steps")
 
 
 class Stages:

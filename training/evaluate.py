@@ -30,6 +30,7 @@ from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.replay import replay
+from training.settings import require_at_least
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
@@ -47,7 +48,7 @@ class Args:
         world_model: Folder or Hub id of the world model; none given means the embedded one.
         imagined: Evaluate in imagination.
         real: Evaluate in the real env.
-        video: Write side-by-side videos of the first real episode.
+        video: Write side-by-side videos of each policy's first real episode, as NUMBER-NAME.
         workers: Processes for real episodes.
         out: Folder of `evaluation.json` and videos.
     """
@@ -64,8 +65,7 @@ class Args:
     out: Path = Path("runs/evaluate")
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ValueError("episodes and workers must be at least 1")
+        require_at_least(self, 1, "episodes", "workers")
         if not (self.imagined or self.real):
             raise ValueError("imagined, real: at least one of them must be asked for")
 
@@ -312,7 +312,7 @@ def main() -> None:
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
     args.out.mkdir(parents=True, exist_ok=True)
     records = []
-    for policy in args.policy:
+    for number, policy in enumerate(args.policy):
         result = evaluate(
             policy,
             world_model,
@@ -320,7 +320,7 @@ def main() -> None:
             args.imagined,
             args.real,
             args.workers,
-            args.out / policy.name if args.video else None,
+            args.out / f"{number}-{policy.name}" if args.video else None,
         )
         records.append({"policy": str(policy), **result.record()})
         print(

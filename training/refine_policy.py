@@ -38,7 +38,7 @@ from training.policy import (
     save_policy,
 )
 from training.replay import replay
-from training.settings import keep_settings
+from training.settings import keep_settings, require_at_least
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.pixels import channels_first
 from world4rl_gym.sb3 import ImaginedVecEnv
@@ -117,12 +117,10 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("kl_coef", "uncertainty_penalty"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        require_at_least(
+            self, 1, "steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"
+        )
+        require_at_least(self, 0, "kl_coef", "uncertainty_penalty")
         if not 0 < self.max_deviation <= 1:
             raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
         if not 0 < self.saturation <= 1:

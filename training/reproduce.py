@@ -23,7 +23,7 @@ from training.demo import DEMONSTRATIONS
 from training.evaluate import evaluate, format_rate
 from training.metrics import Rate, rate
 from training.real_env import TASKS, check_task, split_seeds
-from training.settings import keep_settings
+from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 
 FIRST_TEST_SEED = 100_000
@@ -65,8 +65,7 @@ class Args:
             object.__setattr__(self, "tasks", TASKS)
         for task in self.tasks:
             check_task(task)
-        if self.seeds < 1 or self.episodes < 1:
-            raise ValueError("seeds and episodes must be at least 1")
+        require_at_least(self, 1, "seeds", "episodes")
 
 
 @dataclasses.dataclass(frozen=True)

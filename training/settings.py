@@ -1,4 +1,4 @@
-"""A run's settings, kept beside its output, so that a folder never mixes two runs."""
+"""A run's settings: checked, and kept beside its output, so that a folder never mixes two runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any
 
 class SettingsError(ValueError):
     """An output folder belongs to a run with other settings; the message shows the difference."""
+
+
+def require_at_least(args: Any, least: float, *names: str) -> None:
+    """Raises ValueError, naming the field, where one of these fields of `args` is below `least`."""
+    for name in names:
+        value = getattr(args, name)
+        if not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:

@@ -37,7 +37,7 @@ from training.episodes import Episode, EpisodeError, load_episodes
 from training.policy import load_policy, sample_actions
 from training.real_env import split_seeds
 from training.replay import replay
-from training.settings import keep_settings
+from training.settings import keep_settings, require_at_least
 from training.trust import reward_head_figures
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
@@ -89,9 +89,7 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        require_at_least(self, 1, "steps", "batch_size", "checkpoint_every")
         for source in self.closed_loop:
             if not source.rpartition("@")[2].isdigit():
                 raise ValueError(f"closed_loop: expected FOLDER@SEED_OFFSET, got {source!r}")

@@ -32,7 +32,7 @@ from training.averaging import update_ema
 from training.checkpoints import Checkpoints, RunError, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison, save_loss_curve
-from training.settings import SettingsError, keep_settings
+from training.settings import SettingsError, keep_settings, require_at_least
 from training.streams import StreamBatch, Streams
 from training.windows import Windows
 from world4rl_gym.components import load_component, save_component
@@ -101,9 +101,9 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "streams", "stream_length", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        require_at_least(
+            self, 1, "steps", "batch_size", "streams", "stream_length", "checkpoint_every"
+        )
         if self.streams < self.batch_size:
             raise ValueError(
                 f"streams: expected at least batch_size ({self.batch_size}), got {self.streams}"
