@@ -137,7 +137,11 @@ def test_rows_of_other_tasks_stay_in_the_table(tmp_path: Path) -> None:
 
     reproduce.save_table([row("hammer", 3), row("soccer", 1)], tmp_path)
     reproduce.save_table([row("hammer", 7)], tmp_path)
-    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = table["rows"]
+    assert table["agreement"]["policies"] == 4
+    assert table["agreement"]["bias"] == 0
+    assert (tmp_path / "policies.png").stat().st_size > 0
     assert [r["task"] for r in rows] == ["soccer", "hammer"]
     assert rows[1]["cloned"]["mean"] == 0.7
     assert set(rows[0]["cloned"]) == {"mean", "low", "high"}

@@ -34,7 +34,8 @@ class Args:
 
 def policies_section(results: Path) -> str:
     """The table of cloned and refined policies."""
-    rows = json.loads((results / "table.json").read_text())["rows"]
+    told = json.loads((results / "table.json").read_text())
+    rows = told["rows"]
     seeds = max(len(row["seeds"]) for row in rows)
     table = (results / "table.md").read_text().strip()
     return f"""### Policies, before and after
@@ -44,7 +45,27 @@ episodes a figure and seed on start configurations that nothing was trained on, 
 from the first frames of those same episodes, 95 % intervals (Clopper-Pearson).
 `python -m training.reproduce --tasks all --seeds {seeds}`
 
-{table}"""
+{table}
+
+![imagined against real success of these policies](results/policies.png)
+
+{_agreement_text(told["agreement"])}"""
+
+
+def _agreement_text(told: dict[str, Any]) -> str:
+    """M4 in a sentence."""
+    return (
+        f"Over these {told['policies']} policies imagined and real success have a Pearson "
+        f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
+        f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
+        f"violation is {told['mmrv']:.2f}, the mean absolute error "
+        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f} points."
+    )
+
+
+def _span(agreement: dict[str, Any], name: str) -> str:
+    low, high = agreement[f"{name}_leave_one_out"]
+    return f"{low:.2f} to {high:.2f}"
 
 
 def fidelity_section(results: Path) -> str:

@@ -20,8 +20,8 @@ import tyro
 
 from training import clone_policy, refine_policy
 from training.demo import DEMONSTRATIONS
-from training.evaluate import evaluate, format_rate
-from training.metrics import Rate, rate
+from training.evaluate import draw_scatter, evaluate, format_rate
+from training.metrics import Rate, policy_agreement, rate
 from training.real_env import TASKS, check_task, split_seeds
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
@@ -183,13 +183,28 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 
 
 def save_table(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes `table.json` and `table.md`; rows of other tasks that stand there are kept."""
+    """Writes `table.json`, `table.md` and `policies.png`; rows of other tasks there are kept.
+
+    The table's policies, cloned and refined, are also what M4 is taken over: does imagination rank
+    them as reality does?
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "table.json"
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     by_task = {row["task"]: row for row in [*kept, *rows]}
     merged = [by_task[task] for task in TASKS if task in by_task]
-    path.write_text(json.dumps({"rows": merged}, indent=2) + "\n")
+    policies = [
+        {"task": row["task"], "real": row[real], "imagined": row[imagined]}
+        for row in merged
+        for real, imagined in (("cloned", "imagined_before"), ("refined", "imagined_after"))
+    ]
+    table: dict[str, Any] = {"rows": merged}
+    if len(policies) >= 3:
+        table["agreement"] = policy_agreement(
+            *([policy[world]["mean"] for policy in policies] for world in ("imagined", "real"))
+        )
+        draw_scatter(policies, out / "policies.png")
+    path.write_text(json.dumps(table, indent=2) + "\n")
     (out / "table.md").write_text(format_table(merged) + "\n")
 
 
