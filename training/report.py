@@ -59,7 +59,7 @@ def _agreement_text(told: dict[str, Any]) -> str:
         f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
         f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
         f"violation is {told['mmrv']:.2f}, the mean absolute error "
-        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f} points."
+        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}."
     )
 
 
