@@ -151,6 +151,7 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         episodes=write_episodes(tmp_path / "data"),
         demonstrations=3,
         anchor_steps=2,
+        anchor_imagined=True,
         kl_coef=0.1,
         uncertainty_penalty=0.001,
         initial_frames="anywhere",
@@ -168,6 +169,25 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
     assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
     with pytest.raises(SettingsError, match="seed"):
         refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
+
+
+def test_the_anchor_holds_demonstrations_as_seen_and_as_imagined(
+    cloned: Path, tmp_path: Path
+) -> None:
+    model, episodes = make_tiny_world_model(), [make_episode(seed) for seed in range(2)]
+    decisions = sum(len(e) for e in episodes)
+    anchors = [
+        refine_policy._Anchor(
+            refine_policy.Args(cloned, tmp_path, anchor_imagined=imagined), episodes, model
+        )
+        for imagined in (False, True)
+    ]
+    assert [len(anchor.frames) for anchor in anchors] == [decisions, 2 * decisions]
+    real, both = (anchor.frames for anchor in anchors)
+    assert torch.equal(both[:decisions], real)
+    assert torch.equal(both[decisions], real[0])  # imagination begins at the real first frame
+    assert not torch.equal(both[decisions:], real)
+    assert torch.equal(anchors[1].actions, anchors[0].actions.repeat(2, 1))
 
 
 def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:
