@@ -20,7 +20,7 @@ for split in validation test; do
   run collect_episodes --behaviour noisy-expert --episodes 10 --seed-offset 10000 --hold 4 \
     --split $split
 done
-run collect_episodes --behaviour start --episodes 450 --seed-offset 50000
+run collect_episodes --behaviour start --episodes 400 --seed-offset 50000
 
 # Cloned policies of three strengths, sampled and deterministic, so that failures are covered; of
 # the weakest, which are what users refine, also what refinement in an earlier world model made of

@@ -61,7 +61,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = 400
+    clone_steps: int = 1000
     refine_steps: int = 20_000
     seed: int = 0
 

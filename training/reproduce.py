@@ -53,7 +53,7 @@ class Args:
     episodes: int = 100
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
-    clone_steps: int = 400
+    clone_steps: int = 1000
     refine_steps: int = 20_000
     world_model: str | None = None
     workers: int = 2
