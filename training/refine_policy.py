@@ -92,7 +92,7 @@ class Args:
     steps: int = 20_000
     num_envs: int = 32
     rollout: int = 50
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     epochs: int = 4
     batch_size: int = 200
     gamma: float = 0.98
@@ -106,7 +106,7 @@ class Args:
     episodes: Path | None = None
     demonstrations: int = 50
     anchor_steps: int = 16
-    anchor_imagined: bool = False
+    anchor_imagined: bool = True
     kl_coef: float = 0.0
     max_deviation: float = 0.1
     success_threshold: float | None = None
