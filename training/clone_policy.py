@@ -5,9 +5,10 @@ python -m training.clone_policy --task hammer --episodes data/episodes --out run
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,22 @@ class Args:
             raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, PolicyConfig]:
-    """Fits a policy to the episodes' actions; returns it with its configuration."""
+    """Fits a policy to the episodes' actions; returns it with its configuration.
+
+    On one thread, so that a seed gives the same policy whatever the number of cores.
+    """
     frames = torch.as_tensor(np.concatenate([e.frames[:-1] for e in episodes]))
     frames = frames.permute(0, 3, 1, 2).contiguous()
     actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
