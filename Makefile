@@ -1,7 +1,7 @@
 # Sets up what it needs on a bare machine with Python 3.11+, git and make.
 PYTHON ?= python3
 VENV ?= .venv
-TASK ?= door-lock
+TASK ?= handle-pull
 RUN := $(VENV)/bin/python
 export GOMP_SPINCOUNT ?= 0
 
