@@ -134,6 +134,8 @@ def test_what_is_unfit_is_not_published(args: publish.Args, hub: HubServer) -> N
         publish.publish(changed(args, results=Path("missing.json")))
     still = make_tiny_world_model()
     still.denoiser.config = dataclasses.replace(still.denoiser.config, residual_scale=1e-6)
+    for parameter in still.denoiser.unet.head.parameters():  # no flow either
+        parameter.data[12 * still.denoiser.config.patch_size**2 :] = 0
     still.save_pretrained(args.folder.parent / "still")
     with pytest.raises(publish.PublishError, match="pixel"):
         publish.publish(changed(args, folder=args.folder.parent / "still", results=None))

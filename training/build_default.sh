@@ -65,5 +65,6 @@ run train_reward_head --out runs/reward_head --init runs/reward_head-real --deno
   --steps 800 --learning-rate 5e-4 --checkpoint-every 800 \
   --closed-loop "runs/clone-5/{task}@200000"
 run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head \
-  --out world4rl_gym/assets/world_model --demonstrations world4rl_gym/assets/demonstrations
+  --contexts 10 --out world4rl_gym/assets/world_model \
+  --demonstrations world4rl_gym/assets/demonstrations
 run evaluate_world_model --out results --most-steps 5
