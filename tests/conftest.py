@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.policy import PolicyConfig, make_policy, save_policy
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
@@ -89,3 +90,13 @@ def tiny_folder(tiny_world_model: WorldModel, tmp_path_factory: pytest.TempPathF
 def model_folder(tiny_folder: str, tmp_path: Path) -> Path:
     """A copy of the tiny world model's folder, to do with as one likes."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def cloned(tmp_path: Path) -> Path:
+    """Folder of an untrained policy that fits the tiny world model."""
+    config = PolicyConfig("push", SIZE, ACTIONS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_policy(make_policy(config), config, tmp_path / "cloned")
+    return tmp_path / "cloned"

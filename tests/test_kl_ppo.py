@@ -7,13 +7,19 @@ import torch
 from conftest import make_tiny_world_model
 
 from training.kl_ppo import KLPPO
-from training.policy import GaussianCnnPolicy, PolicyConfig, make_policy, policy_arguments
+from training.policy import (
+    GaussianCnnPolicy,
+    PolicyConfig,
+    actor_parameters,
+    make_policy,
+    policy_arguments,
+)
 from world4rl_gym.sb3 import ImaginedVecEnv
 
 CONFIG = PolicyConfig("push", 16, 3)
 
 
-def make_model(kl_coef: float) -> KLPPO:
+def make_model(kl_coef: float, **more) -> KLPPO:
     env = ImaginedVecEnv(4, world_model=make_tiny_world_model(), task="push")
     torch.manual_seed(0)
     reference = make_policy(CONFIG)
@@ -23,11 +29,12 @@ def make_model(kl_coef: float) -> KLPPO:
         n_steps=8,
         batch_size=16,
         learning_rate=3e-3,
-        policy_kwargs=policy_arguments(CONFIG),
+        policy_kwargs={**policy_arguments(CONFIG), "share_features_extractor": False},
         reference=reference,
         kl_coef=kl_coef,
         seed=0,
         device="cpu",
+        **more,
     )
     model.policy.load_state_dict(reference.state_dict())
     return model
@@ -70,3 +77,41 @@ def test_evaluate_actions_is_put_back() -> None:
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="kl_coef"):
         make_model(-1.0)
+
+
+def test_a_critic_rate_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="critic_learning_rate"):
+        make_model(0.0, critic_learning_rate=0.0)
+
+
+def test_the_critic_learns_at_its_own_rate_from_an_encoder_of_its_own() -> None:
+    model = make_model(0.0, critic_learning_rate=1e-2)
+    model.learn(4 * 8)
+    actor, critic = model.policy.optimizer.param_groups
+    assert (actor["lr"], critic["lr"]) == (3e-3, 1e-2)
+    named = dict(model.policy.named_parameters())
+    theirs = {id(p) for p in actor["params"]}
+    assert theirs == {id(p) for p in actor_parameters(model.policy).values()}
+    assert theirs | {id(p) for p in critic["params"]} == {id(p) for p in named.values()}
+    assert id(named["vf_features_extractor.layers.0.weight"]) not in theirs
+
+
+def test_only_the_critic_learns_in_its_warm_up() -> None:
+    model = make_model(1.0, critic_warmup=2)
+
+    def parts() -> tuple[torch.Tensor, torch.Tensor]:
+        named = {n: p.detach().clone() for n, p in model.policy.named_parameters()}
+        actor = actor_parameters(model.policy)
+        return (
+            torch.cat([p.flatten() for n, p in named.items() if n in actor]),
+            torch.cat([p.flatten() for n, p in named.items() if n not in actor]),
+        )
+
+    before = parts()
+    model.learn(2 * 4 * 8)
+    warm = parts()
+    model.learn(4 * 8, reset_num_timesteps=False)
+    after = parts()
+    assert torch.equal(warm[0], before[0])
+    assert not torch.equal(warm[1], before[1])
+    assert not torch.equal(after[0], warm[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import clone_policy, refine_policy, trace_refinement, train_reward_head
+from training import clone_policy, train_reward_head
 from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import (
     PolicyConfig,
@@ -128,97 +127,6 @@ def test_too_few_demonstrations_are_named(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="demonstrations: expected 50 expert episodes"):
         clone_policy.main()
     assert not out.exists()
-
-
-@pytest.fixture
-def cloned(tmp_path: Path) -> Path:
-    config = PolicyConfig("push", 16, 3)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_policy(make_policy(config), config, tmp_path / "cloned")
-    return tmp_path / "cloned"
-
-
-def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
-    cloned: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "world_model"
-    make_tiny_world_model(success_threshold=0.45).save_pretrained(folder)
-    args = refine_policy.Args(
-        cloned,
-        tmp_path / "refined",
-        str(folder),
-        steps=160,
-        num_envs=4,
-        rollout=8,
-        batch_size=16,
-        judge_every=1,
-        warmup=1,
-        episodes=write_episodes(tmp_path / "data"),
-        demonstrations=3,
-        anchor_steps=2,
-        anchor_imagined=True,
-        kl_coef=0.1,
-        uncertainty_penalty=0.001,
-        initial_frames="anywhere",
-        snapshots=True,
-    )
-    before = {p.name: p.read_bytes() for p in cloned.iterdir()}
-    curve = refine_policy.refine(args)
-    assert curve[0].imagined_steps == 0
-    assert max(p.judged for p in curve) >= curve[0].judged
-    record = json.loads((tmp_path / "refined" / "curve.json").read_text())
-    assert record["kept"] in [p.imagined_steps for p in curve]
-    for point in curve:
-        load_policy(refine_policy.snapshot_path(args.out, point.imagined_steps))
-    load_policy(tmp_path / "refined")
-    assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
-    with pytest.raises(SettingsError, match="seed"):
-        refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
-
-
-def test_the_anchor_holds_demonstrations_as_seen_and_as_imagined(
-    cloned: Path, tmp_path: Path
-) -> None:
-    model, episodes = make_tiny_world_model(), [make_episode(seed) for seed in range(2)]
-    decisions = sum(len(e) for e in episodes)
-    anchors = [
-        refine_policy._Anchor(
-            refine_policy.Args(cloned, tmp_path, anchor_imagined=imagined), episodes, model
-        )
-        for imagined in (False, True)
-    ]
-    assert [len(anchor.frames) for anchor in anchors] == [decisions, 2 * decisions]
-    real, both = (anchor.frames for anchor in anchors)
-    assert torch.equal(both[:decisions], real)
-    assert torch.equal(both[decisions], real[0])  # imagination begins at the real first frame
-    assert not torch.equal(both[decisions:], real)
-    assert torch.equal(anchors[1].actions, anchors[0].actions.repeat(2, 1))
-
-
-def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
-    (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
-    with pytest.raises(FileNotFoundError, match="--snapshots"):
-        trace_refinement.trace(trace_refinement.Args(run))
-    measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
-    report = {
-        "task": "hammer",
-        "chosen": 100,
-        "best": 0,
-        "points": [{**point, "real": measured, "imagined": measured} for point in points],
-    }
-    trace_refinement.plot(report, tmp_path / "trace.png")
-    assert (tmp_path / "trace.png").stat().st_size > 0
-
-
-def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
-    train, judge = refine_policy.split_starts(tiny_world_model, "push", 40)
-    assert len(train) + len(judge) == 3
-    for frames in judge.frames:
-        assert not any(torch.equal(frames, other) for other in train.frames)
 
 
 def test_imagined_outcomes_pair_with_their_starts(tiny_world_model) -> None:

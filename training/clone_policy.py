@@ -18,7 +18,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from training.episodes import Episode, EpisodeError, load_episodes
-from training.policy import GaussianCnnPolicy, PolicyConfig, make_policy, save_policy
+from training.policy import (
+    GaussianCnnPolicy,
+    PolicyConfig,
+    actor_parameters,
+    make_policy,
+    save_policy,
+)
 from training.settings import keep_settings, require_at_least
 
 
@@ -79,7 +85,7 @@ def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, P
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = make_policy(config)
-    actor = [p for name, p in policy.named_parameters() if "value" not in name]
+    actor = actor_parameters(policy).values()
     optimizer = torch.optim.AdamW(actor, lr=args.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
     policy.set_training_mode(True)

@@ -21,10 +21,10 @@ import tyro
 
 from training import clone_policy, refine_policy
 from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
+from training.judge import Measurement, chosen, split_starts
 from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
-from training.refine_policy import Measurement, split_starts
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
@@ -208,7 +208,7 @@ def draw_curves(
     curve: list[Measurement], before: Evaluation, after: Evaluation, path: Path, task: str
 ) -> None:
     """Draws imagined success through refinement, and the real success before and after."""
-    kept = max(curve, key=lambda p: p.judged).imagined_steps
+    kept = chosen(curve).imagined_steps
     sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
     with drawing(path, figsize=(7, 4)) as axes:

@@ -1,4 +1,4 @@
-"""PPO that stays close to a reference policy: SB3's PPO, with one more term in its loss."""
+"""PPO for a policy that is good already: SB3's PPO, held near a reference, its critic apart."""
 
 from __future__ import annotations
 
@@ -10,34 +10,53 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from training.policy import GaussianCnnPolicy
+from training.policy import GaussianCnnPolicy, actor_parameters
 
 
 class KLPPO(PPO):
-    """SB3's PPO whose loss adds `kl_coef` times the mean KL(policy || reference).
+    """SB3's PPO for refining a policy that can do something already.
 
-    The divergence is exact, between the two Gaussians on the frames of each gradient step, and
-    flows into the policy; the reference is never changed. SB3's loss has a place for a mean over
-    the batch that comes from `evaluate_actions`: the entropy's. The negated divergence stands
-    there, so that `train` itself stays SB3's own. As in KL-regularised fine-tuning (Ziegler et al.,
-    arXiv 1909.08593, where it is part of the reward).
+    Three things are added, `train` itself stays SB3's own:
+
+    - its loss adds `kl_coef` times the mean KL(policy || reference). The divergence is exact,
+      between the two Gaussians on the frames of each gradient step, and flows into the policy; the
+      reference is never changed. SB3's loss has a place for a mean over the batch that comes from
+      `evaluate_actions`: the entropy's. The negated divergence stands there. As in KL-regularised
+      fine-tuning (Ziegler et al., arXiv 1909.08593, where it is part of the reward);
+    - the critic, which begins from nothing, learns at a rate of its own: a rate that suits it moves
+      the mean action by half its deviation in a single step of Adam, and `target_kl` then ends
+      every update after one or two;
+    - in the first `critic_warmup` updates only the critic learns.
 
     Args:
         *arguments: PPO's; `ent_coef` may not be given.
         reference: The policy to stay close to.
         kl_coef: Weight of the divergence, in nats, in the loss; at least 0.
-        **more: PPO's.
+        critic_learning_rate: The critic's, above 0; None shares the policy's.
+        critic_warmup: Updates at the beginning that leave the policy as it is.
+        **more: PPO's. With `policy_kwargs={"share_features_extractor": False}` the critic has an
+            encoder of its own.
 
     Raises:
-        ValueError: `kl_coef` is negative.
+        ValueError: `kl_coef` is negative, or `critic_learning_rate` not above 0.
     """
 
     def __init__(
-        self, *arguments: Any, reference: GaussianCnnPolicy, kl_coef: float, **more: Any
+        self,
+        *arguments: Any,
+        reference: GaussianCnnPolicy,
+        kl_coef: float,
+        critic_learning_rate: float | None = None,
+        critic_warmup: int = 0,
+        **more: Any,
     ) -> None:
         if kl_coef < 0:
             raise ValueError(f"kl_coef: expected at least 0, got {kl_coef}")
+        if critic_learning_rate is not None and critic_learning_rate <= 0:
+            raise ValueError(f"critic_learning_rate: expected above 0, got {critic_learning_rate}")
         more["ent_coef"] = kl_coef
+        self.critic_learning_rate = critic_learning_rate
+        self.critic_warmup = critic_warmup
         super().__init__(*arguments, **more)
         self.reference = reference.to(self.device).requires_grad_(False)
         self.reference.set_training_mode(False)
@@ -49,7 +68,11 @@ class KLPPO(PPO):
         return kl_divergence(self._gaussian(self.policy, observations), reference).sum(dim=1)
 
     def train(self) -> None:
-        """Updates the policy from the rollout, as PPO does, with the divergence in its loss."""
+        """Updates policy and critic from the rollout, as PPO does, the divergence in its loss."""
+        learns = self.critic_warmup <= 0
+        self.critic_warmup -= 1
+        for parameter in actor_parameters(self.policy).values():
+            parameter.requires_grad_(learns)
         evaluate = self.policy.evaluate_actions
 
         def with_divergence(observations: Any, actions: Tensor) -> Any:
@@ -64,6 +87,23 @@ class KLPPO(PPO):
             super().train()
         finally:
             del self.policy.evaluate_actions  # type: ignore[method-assign]
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        actor = actor_parameters(self.policy)
+        critic = [p for name, p in self.policy.named_parameters() if name not in actor]
+        optimizer: Any = type(self.policy.optimizer)
+        self.policy.optimizer = optimizer(
+            [{"params": list(actor.values())}, {"params": critic, "of_critic": True}],
+            lr=self.lr_schedule(1),
+            **self.policy.optimizer_kwargs,
+        )
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        for group in optimizers.param_groups:
+            if group.get("of_critic") and self.critic_learning_rate is not None:
+                group["lr"] = self.critic_learning_rate
 
     @staticmethod
     def _gaussian(policy: ActorCriticPolicy, observations: Tensor) -> Any:

@@ -249,6 +249,18 @@ def make_policy(
     )
 
 
+def actor_parameters(policy: ActorCriticPolicy) -> dict[str, nn.Parameter]:
+    """The parameters that the action's mean and deviation come from, by name.
+
+    An encoder that actor and critic share is among them; one of the critic's own is not.
+    """
+    return {
+        name: parameter
+        for name, parameter in policy.named_parameters()
+        if "value" not in name and not name.startswith("vf_")
+    }
+
+
 def sample_actions(
     policy: ActorCriticPolicy, frames: np.ndarray, rng: np.random.Generator | None
 ) -> np.ndarray:

@@ -13,34 +13,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from stable_baselines3.common.callbacks import BaseCallback
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from training.clone_policy import random_shift
-from training.episodes import Episode, load_episodes
-from training.evaluate import check_policy_fits, imagined_outcomes
+from training.anchor import DemonstrationAnchor
+from training.episodes import load_episodes
+from training.evaluate import check_policy_fits
+from training.judge import Judge, Measurement, chosen, split_starts
 from training.kl_ppo import KLPPO
 from training.policy import (
     GaussianCnnPolicy,
-    PolicyConfig,
     load_policy,
     load_policy_config,
     policy_arguments,
-    save_policy,
 )
-from training.replay import replay
 from training.settings import keep_settings, require_at_least
-from world4rl_gym.initial_frames import InitialFrames
-from world4rl_gym.pixels import channels_first
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
@@ -56,7 +47,8 @@ class Args:
         steps: Imagined steps at most.
         num_envs: Rows imagined together.
         rollout: Steps a row between updates.
-        learning_rate: Adam's.
+        learning_rate: Adam's, of the policy.
+        critic_learning_rate: Adam's, of the critic, which begins from nothing.
         epochs: Passes over each rollout.
         batch_size: Decisions a gradient step.
         gamma: Discount.
@@ -75,6 +67,8 @@ class Args:
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
         max_deviation: Deviation of the policy's noise that training begins with, at most. A clone's
             own (.2 to .4 of five demonstrations) costs it most of its success.
+        averaging: Decay, an update, of the policy's averaged weights, which are what is judged and
+            kept; 0 keeps the policy of a single update.
         success_threshold: Success probability that rewards training; none given takes the model's.
             Success is always judged by the model's own.
         uncertainty_penalty: What a grey level of the world model's uncertainty costs at every step.
@@ -92,7 +86,8 @@ class Args:
     steps: int = 20_000
     num_envs: int = 32
     rollout: int = 50
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-5
+    critic_learning_rate: float = 3e-4
     epochs: int = 4
     batch_size: int = 200
     gamma: float = 0.98
@@ -109,6 +104,7 @@ class Args:
     anchor_imagined: bool = True
     kl_coef: float = 0.0
     max_deviation: float = 0.1
+    averaging: float = 0.8
     success_threshold: float | None = None
     uncertainty_penalty: float = 0.0
     max_uncertainty: float | None = None
@@ -123,174 +119,10 @@ class Args:
         require_at_least(self, 0, "kl_coef", "uncertainty_penalty")
         if not 0 < self.max_deviation <= 1:
             raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging: expected in [0, 1), got {self.averaging}")
         if not 0 < self.saturation <= 1:
             raise ValueError(f"saturation: expected in (0, 1], got {self.saturation}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One point of the refinement curve.
-
-    Attributes:
-        imagined_steps: Steps imagined so far.
-        judged: Deterministic imagined success from the starts kept apart.
-        rollouts: Success of the sampled training episodes since the last point; None before any.
-        seconds: Since the run began.
-    """
-
-    imagined_steps: int
-    judged: float
-    rollouts: float | None
-    seconds: float
-
-
-def split_starts(
-    world_model: WorldModel, task: str, judge: int, anywhere: bool = False
-) -> tuple[InitialFrames, InitialFrames]:
-    """Splits the task's real starts: those to train on, and the last `judge` to judge on.
-
-    With `anywhere`, contexts from within demonstrations are added to those to train on.
-    """
-    own = world_model.initial_frames
-    rows = own.select("start", [task])
-    judge = min(judge, len(rows) // 2)
-    training = rows[: len(rows) - judge]
-    if anywhere:
-        training = np.concatenate([training, np.setdiff1d(own.select("anywhere", [task]), rows)])
-    parts = []
-    for part in (training, rows[len(rows) - judge :]):
-        index = torch.from_numpy(part)
-        parts.append(
-            InitialFrames(
-                own.frames[index],
-                own.actions[index],
-                torch.zeros(len(part), dtype=torch.int64),
-                own.is_start[index],
-                (task,),
-            )
-        )
-    return parts[0], parts[1]
-
-
-def snapshot_path(out: Path, imagined_steps: int) -> Path:
-    """Where a run keeps the policy that it measured after so many imagined steps."""
-    return out / "snapshots" / f"{imagined_steps:07d}"
-
-
-class _Anchor(BaseCallback):
-    """Between rollouts, pulls the mean action towards the demonstrated one.
-
-    On real frames it keeps the policy able on what a camera really sees, where the world model's
-    pictures are wrong; on the same demonstrations as they are imagined in replay it keeps the
-    policy from telling the two apart, so that what is learned on one holds on the other.
-    """
-
-    def __init__(
-        self, args: Args, demonstrations: Sequence[Episode], world_model: WorldModel
-    ) -> None:
-        super().__init__()
-        self.args = args
-        self.generator = torch.Generator().manual_seed(args.seed)
-        seen = [e.frames for e in demonstrations]
-        acted = [e.actions for e in demonstrations]
-        if args.anchor_imagined:
-            replays = replay(
-                world_model.denoiser,
-                world_model.scheduler,
-                demonstrations,
-                world_model.config.num_inference_steps,
-            )
-            seen, acted = seen + [rollout.frames for rollout in replays], acted * 2
-        self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
-        self.actions = torch.from_numpy(np.concatenate(acted))
-        self._rollouts = 0
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        self._rollouts += 1
-        if self._rollouts <= self.args.warmup + 1:
-            return
-        policy = self.model.policy
-        assert isinstance(policy, GaussianCnnPolicy)
-        policy.set_training_mode(True)
-        for _ in range(self.args.anchor_steps):
-            rows = torch.randint(len(self.frames), (64,), generator=self.generator)
-            frames = random_shift(self.frames[rows], 3, self.generator)
-            gaussian: Any = policy.get_distribution(frames).distribution
-            loss = F.mse_loss(gaussian.mean, self.actions[rows])
-            policy.optimizer.zero_grad()
-            loss.backward()
-            policy.optimizer.step()
-        policy.set_training_mode(False)
-
-
-class _Judge(BaseCallback):
-    """Measures imagined success between rollouts, keeps the best policy, ends at saturation."""
-
-    def __init__(
-        self, args: Args, world_model: WorldModel, starts: InitialFrames, config: PolicyConfig
-    ) -> None:
-        super().__init__()
-        self.args, self.world_model, self.starts = args, world_model, starts
-        self.config = config
-        self.curve: list[Measurement] = []
-        self.best: float | None = None
-        self.finished = False
-        self._outcomes: list[bool] = []
-        self._rollouts = 0
-        self._began = time.monotonic()
-        self._bar = tqdm(total=args.steps, unit="step", desc="imagined", mininterval=1)
-
-    def measure(self) -> None:
-        """Adds a point to the curve and keeps the policy where it is the best yet."""
-        policy = self.model.policy
-        assert isinstance(policy, GaussianCnnPolicy)
-        policy.set_training_mode(False)
-        task = self.config.task
-        judged = float(
-            imagined_outcomes(
-                policy, self.world_model, self.starts, task, seed=self.args.seed + 1
-            ).mean()
-        )
-        rollouts = float(np.mean(self._outcomes)) if self._outcomes else None
-        self._outcomes = []
-        seconds = round(time.monotonic() - self._began, 1)
-        self.curve.append(Measurement(self.num_timesteps, judged, rollouts, seconds))
-        self._bar.set_postfix(imagined=f"{judged:.2f}")
-        if self.args.snapshots:
-            save_policy(policy, self.config, snapshot_path(self.args.out, self.num_timesteps))
-        if self.best is None or judged > self.best:
-            self.best = judged
-            save_policy(policy, self.config, self.args.out)
-        self.finished = judged >= self.args.saturation
-
-    def _on_training_start(self) -> None:
-        self.measure()
-
-    def _on_rollout_start(self) -> None:
-        learning = self._rollouts >= self.args.warmup
-        for name, parameter in self.model.policy.named_parameters():
-            if "value" not in name:  # what the actor uses, the shared encoder included
-                parameter.requires_grad_(learning)
-        if self._rollouts > self.args.warmup and (
-            (self._rollouts - self.args.warmup) % self.args.judge_every == 0
-        ):
-            self.measure()
-        self._rollouts += 1
-
-    def _on_step(self) -> bool:
-        self._bar.update(self.training_env.num_envs)
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            if done:
-                self._outcomes.append(bool(info["is_success"]))
-        return not self.finished
-
-    def _on_training_end(self) -> None:
-        if not self.finished:
-            self.measure()
-        self._bar.close()
 
 
 def refine(args: Args) -> list[Measurement]:
@@ -331,23 +163,45 @@ def refine(args: Args) -> list[Measurement]:
         gae_lambda=args.gae_lambda,
         clip_range=args.clip_range,
         target_kl=args.target_kl,
-        policy_kwargs=policy_arguments(config),
+        policy_kwargs={**policy_arguments(config), "share_features_extractor": False},
         reference=cloned,
         kl_coef=args.kl_coef,
+        critic_learning_rate=args.critic_learning_rate,
+        critic_warmup=args.warmup,
         seed=args.seed,
         device="cpu",
     )
     model.policy.load_state_dict(cloned.state_dict())
-    judge = _Judge(args, world_model, judge_starts, config)
+    judge = Judge(
+        load_policy(args.policy),
+        world_model,
+        judge_starts,
+        args.out,
+        every=args.judge_every,
+        skip=args.warmup,
+        decay=args.averaging,
+        saturation=args.saturation,
+        snapshots=args.snapshots,
+        total=args.steps,
+        seed=args.seed + 1,
+    )
     callbacks: list[BaseCallback] = [judge]
     if args.episodes:
         episodes = load_episodes(args.episodes, "train", [task], ["expert"])
-        callbacks.insert(0, _Anchor(args, episodes[: args.demonstrations], world_model))
+        anchor = DemonstrationAnchor(
+            episodes[: args.demonstrations],
+            world_model if args.anchor_imagined else None,
+            steps=args.anchor_steps,
+            learning_rate=args.learning_rate,
+            skip=args.warmup,
+            seed=args.seed,
+        )
+        callbacks.insert(0, anchor)
     model.learn(args.steps, callback=callbacks)
     env.close()
     record: dict[str, Any] = {
         "task": task,
-        "kept": max(judge.curve, key=lambda point: point.judged).imagined_steps,
+        "kept": chosen(judge.curve).imagined_steps,
         "curve": [dataclasses.asdict(point) for point in judge.curve],
     }
     (args.out / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -359,7 +213,7 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     curve = refine(args)
     print(
-        f"imagined success {curve[0].judged:.2f} before, {max(p.judged for p in curve):.2f} at the "
+        f"imagined success {curve[0].judged:.2f} before, {chosen(curve).judged:.2f} at the "
         f"policy kept, after {curve[-1].imagined_steps} imagined steps in {curve[-1].seconds:.0f} s"
     )
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import tyro
 
 from training.evaluate import evaluate, format_rate
+from training.judge import snapshot_path
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
-from training.refine_policy import snapshot_path
 from world4rl_gym.world_model import WorldModel
 
 

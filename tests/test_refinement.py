@@ -1,0 +1,132 @@
+"""Refinement at tiny size: PPO in imagination, its anchor, its judge, its trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tiny_world_model
+from episode_factory import make_episode, write_episodes
+
+from training import refine_policy, trace_refinement
+from training.anchor import DemonstrationAnchor
+from training.judge import Measurement, chosen, snapshot_path, split_starts
+from training.policy import actor_parameters, load_policy
+from training.settings import SettingsError
+
+
+def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
+    cloned: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+    args = refine_policy.Args(
+        cloned,
+        tmp_path / "refined",
+        str(folder),
+        steps=160,
+        num_envs=4,
+        rollout=8,
+        batch_size=16,
+        judge_every=1,
+        warmup=1,
+        episodes=write_episodes(tmp_path / "data"),
+        demonstrations=3,
+        anchor_steps=2,
+        anchor_imagined=True,
+        kl_coef=0.1,
+        uncertainty_penalty=0.001,
+        initial_frames="anywhere",
+        snapshots=True,
+    )
+    before = {p.name: p.read_bytes() for p in cloned.iterdir()}
+    curve = refine_policy.refine(args)
+    assert curve[0].imagined_steps == 0
+    assert max(p.judged for p in curve) >= curve[0].judged
+    record = json.loads((tmp_path / "refined" / "curve.json").read_text())
+    assert record["kept"] in [p.imagined_steps for p in curve]
+    for point in curve:
+        load_policy(snapshot_path(args.out, point.imagined_steps))
+    load_policy(tmp_path / "refined")
+    assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
+    with pytest.raises(SettingsError, match="seed"):
+        refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
+
+
+def test_the_anchor_holds_demonstrations_as_seen_and_as_imagined() -> None:
+    model, episodes = make_tiny_world_model(), [make_episode(seed) for seed in range(2)]
+    decisions = sum(len(e) for e in episodes)
+    anchors = [
+        DemonstrationAnchor(episodes, world_model, steps=2, learning_rate=1e-3)
+        for world_model in (None, model)
+    ]
+    assert [len(anchor.frames) for anchor in anchors] == [decisions, 2 * decisions]
+    real, both = (anchor.frames for anchor in anchors)
+    assert torch.equal(both[:decisions], real)
+    assert torch.equal(both[decisions], real[0])  # imagination begins at the real first frame
+    assert not torch.equal(both[decisions:], real)
+    assert torch.equal(anchors[1].actions, anchors[0].actions.repeat(2, 1))
+
+
+def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
+    (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
+    with pytest.raises(FileNotFoundError, match="--snapshots"):
+        trace_refinement.trace(trace_refinement.Args(run))
+    measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
+    report = {
+        "task": "hammer",
+        "chosen": 100,
+        "best": 0,
+        "points": [{**point, "real": measured, "imagined": measured} for point in points],
+    }
+    trace_refinement.plot(report, tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 0
+
+
+def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
+    train, judge = split_starts(tiny_world_model, "push", 40)
+    assert len(train) + len(judge) == 3
+    for frames in judge.frames:
+        assert not any(torch.equal(frames, other) for other in train.frames)
+
+
+def test_the_first_of_the_best_points_is_chosen() -> None:
+    curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.2, 0.6, 0.6))]
+    assert chosen(curve).imagined_steps == 1
+
+
+def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+
+    def refined(decay: float) -> refine_policy.Args:
+        args = refine_policy.Args(
+            cloned,
+            tmp_path / f"refined-{decay}",
+            str(folder),
+            steps=64,
+            num_envs=4,
+            rollout=8,
+            batch_size=16,
+            learning_rate=1e-3,
+            judge_every=1,
+            warmup=1,
+            averaging=decay,
+            snapshots=True,
+        )
+        refine_policy.refine(args)
+        return args
+
+    def weights(args: refine_policy.Args, steps: int) -> torch.Tensor:
+        actor = actor_parameters(load_policy(snapshot_path(args.out, steps)))
+        return torch.cat([p.detach().flatten() for n, p in actor.items() if n != "log_std"])
+
+    args, single = refined(0.75), refined(0.0)
+    begun, averaged, last = weights(args, 0), weights(args, 64), weights(single, 64)
+    assert not torch.equal(last, begun)
+    assert torch.allclose(averaged, begun.lerp(last, 0.25), atol=1e-6)

@@ -1,0 +1,92 @@
+"""Keeps a policy under refinement close to its demonstrations, as seen and as imagined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from torch.nn import functional as F
+
+from training.clone_policy import random_shift
+from training.episodes import Episode
+from training.policy import GaussianCnnPolicy, actor_parameters
+from training.replay import replay
+from world4rl_gym.pixels import channels_first
+from world4rl_gym.world_model import WorldModel
+
+
+class DemonstrationAnchor(BaseCallback):
+    """After every rollout that the policy learned from, pulls the mean action to the demonstrated.
+
+    On real frames it keeps the policy able on what a camera really sees, where the world model's
+    pictures are wrong; on the same demonstrations as they are imagined in replay it keeps the
+    policy from telling the two apart, so that what is learned on one holds on the other. Its
+    optimizer is its own, so that PPO's momentum does not leak into it, nor its into PPO.
+
+    Args:
+        demonstrations: Episodes, all of one length.
+        world_model: Imagines the replays; None leaves them out.
+        steps: Gradient steps after a rollout.
+        learning_rate: Adam's.
+        skip: Rollouts at the beginning without them: those from which only the critic learns.
+        batch_size: Decisions a gradient step.
+        shift: Largest random shift of a frame, in pixels.
+        seed: Seed of the batches.
+    """
+
+    def __init__(
+        self,
+        demonstrations: Sequence[Episode],
+        world_model: WorldModel | None,
+        *,
+        steps: int,
+        learning_rate: float,
+        skip: int = 0,
+        batch_size: int = 64,
+        shift: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.steps, self.learning_rate, self.skip = steps, learning_rate, skip
+        self.batch_size, self.shift = batch_size, shift
+        self.generator = torch.Generator().manual_seed(seed)
+        seen = [e.frames for e in demonstrations]
+        acted = [e.actions for e in demonstrations]
+        if world_model is not None:
+            replays = replay(
+                world_model.denoiser,
+                world_model.scheduler,
+                demonstrations,
+                world_model.config.num_inference_steps,
+            )
+            seen, acted = seen + [rollout.frames for rollout in replays], acted * 2
+        self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
+        self.actions = torch.from_numpy(np.concatenate(acted))
+        self._rollouts = 0
+        self._optimizer: torch.optim.Adam | None = None
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._rollouts += 1
+        if self._rollouts <= self.skip + 1:
+            return
+        policy = self.model.policy
+        assert isinstance(policy, GaussianCnnPolicy)
+        if self._optimizer is None:
+            actor = actor_parameters(policy).values()
+            self._optimizer = torch.optim.Adam(actor, lr=self.learning_rate)
+        policy.set_training_mode(True)
+        for _ in range(self.steps):
+            rows = torch.randint(len(self.frames), (self.batch_size,), generator=self.generator)
+            frames = random_shift(self.frames[rows], self.shift, self.generator)
+            gaussian: Any = policy.get_distribution(frames).distribution
+            loss = F.mse_loss(gaussian.mean, self.actions[rows])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+        policy.set_training_mode(False)

@@ -1,0 +1,171 @@
+"""Judges a policy while it is refined: how well, from starts kept apart, and which one to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+from training.evaluate import imagined_outcomes
+from training.policy import GaussianCnnPolicy, actor_parameters, save_policy
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One point of the refinement curve.
+
+    Attributes:
+        imagined_steps: Steps imagined so far.
+        judged: Deterministic imagined success from the starts kept apart.
+        rollouts: Success of the sampled training episodes since the last point; None before any.
+        seconds: Since the run began.
+    """
+
+    imagined_steps: int
+    judged: float
+    rollouts: float | None
+    seconds: float
+
+
+def chosen(curve: Sequence[Measurement]) -> Measurement:
+    """The point whose policy is kept: where judged success was highest first."""
+    return max(curve, key=lambda point: point.judged)
+
+
+def split_starts(
+    world_model: WorldModel, task: str, judge: int, anywhere: bool = False
+) -> tuple[InitialFrames, InitialFrames]:
+    """Splits the task's real starts: those to train on, and the last `judge` to judge on.
+
+    With `anywhere`, contexts from within demonstrations are added to those to train on.
+    """
+    own = world_model.initial_frames
+    rows = own.select("start", [task])
+    judge = min(judge, len(rows) // 2)
+    training = rows[: len(rows) - judge]
+    if anywhere:
+        training = np.concatenate([training, np.setdiff1d(own.select("anywhere", [task]), rows)])
+    parts = []
+    for part in (training, rows[len(rows) - judge :]):
+        index = torch.from_numpy(part)
+        parts.append(
+            InitialFrames(
+                own.frames[index],
+                own.actions[index],
+                torch.zeros(len(part), dtype=torch.int64),
+                own.is_start[index],
+                (task,),
+            )
+        )
+    return parts[0], parts[1]
+
+
+def snapshot_path(out: Path, imagined_steps: int) -> Path:
+    """Where a run keeps the policy that it measured after so many imagined steps."""
+    return out / "snapshots" / f"{imagined_steps:07d}"
+
+
+class Judge(BaseCallback):
+    """Averages the policy over updates, measures the average, keeps the best, ends at saturation.
+
+    A single update of PPO is noise as much as progress; what is measured and kept is the moving
+    average of the weights (Polyak averaging), never the policy of one update.
+
+    Args:
+        policy: What the average begins from: the cloned policy; changed in place.
+        world_model: The frozen world model.
+        starts: Starts that the policy does not train on.
+        out: Folder of the policy that is kept.
+        every: Rollouts between measurements.
+        skip: Rollouts at the beginning, from which only the critic learns.
+        decay: Of the average, an update.
+        saturation: Judged success at which the run ends.
+        snapshots: Keep every measured policy too.
+        total: Imagined steps of the run at most, for the bar.
+        seed: Seed of the denoising noise.
+    """
+
+    def __init__(
+        self,
+        policy: GaussianCnnPolicy,
+        world_model: WorldModel,
+        starts: InitialFrames,
+        out: Path,
+        *,
+        every: int,
+        skip: int,
+        decay: float,
+        saturation: float,
+        snapshots: bool,
+        total: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.average, self.world_model, self.starts, self.out = policy, world_model, starts, out
+        self.every, self.skip, self.decay = every, skip, decay
+        self.saturation, self.snapshots, self.seed = saturation, snapshots, seed
+        self.curve: list[Measurement] = []
+        self.finished = False
+        self._outcomes: list[bool] = []
+        self._rollouts = 0
+        self._began = time.monotonic()
+        self._bar = tqdm(total=total, unit="step", desc="imagined", mininterval=1)
+
+    def measure(self) -> None:
+        """Adds a point to the curve and keeps the policy where it is the best yet."""
+        config = self.average.config
+        judged = float(
+            imagined_outcomes(
+                self.average, self.world_model, self.starts, config.task, seed=self.seed
+            ).mean()
+        )
+        rollouts = float(np.mean(self._outcomes)) if self._outcomes else None
+        self._outcomes = []
+        seconds = round(time.monotonic() - self._began, 1)
+        self.curve.append(Measurement(self.num_timesteps, judged, rollouts, seconds))
+        self._bar.set_postfix(imagined=f"{judged:.2f}")
+        if self.snapshots:
+            save_policy(self.average, config, snapshot_path(self.out, self.num_timesteps))
+        if chosen(self.curve) is self.curve[-1]:
+            save_policy(self.average, config, self.out)
+        self.finished = judged >= self.saturation
+
+    def _on_training_start(self) -> None:
+        self.measure()
+
+    def _on_rollout_start(self) -> None:
+        updates = self._rollouts - self.skip
+        if updates > 0:
+            self._follow()
+            if updates % self.every == 0:
+                self.measure()
+        self._rollouts += 1
+
+    def _follow(self) -> None:
+        policy = self.model.policy
+        assert isinstance(policy, GaussianCnnPolicy)
+        theirs = actor_parameters(policy)
+        with torch.no_grad():
+            for name, own in actor_parameters(self.average).items():
+                own.lerp_(theirs[name], 1 - self.decay)
+
+    def _on_step(self) -> bool:
+        self._bar.update(self.training_env.num_envs)
+        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+            if done:
+                self._outcomes.append(bool(info["is_success"]))
+        return not self.finished
+
+    def _on_training_end(self) -> None:
+        if not self.finished:
+            self._follow()
+            self.measure()
+        self._bar.close()
