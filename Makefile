@@ -1,14 +1,14 @@
 # Sets up what it needs on a bare machine with Python 3.11+, git and make.
 PYTHON ?= python3
 VENV ?= .venv
-TASK ?= handle-pull
+TASK ?=
 RUN := $(VENV)/bin/python
 export GOMP_SPINCOUNT ?= 0
 
 .PHONY: demo test lint bench setup clean
 
 demo: setup
-	$(RUN) -m training.demo --task $(TASK)
+	$(RUN) -m training.demo $(if $(TASK),--task $(TASK))
 
 test: lint
 	$(RUN) -m pytest

@@ -141,11 +141,32 @@ def test_rows_of_other_tasks_stay_in_the_table(tmp_path: Path) -> None:
     rows = table["rows"]
     assert table["agreement"]["policies"] == 4
     assert table["agreement"]["bias"] == 0
-    assert (tmp_path / "policies.png").stat().st_size > 0
+    for picture in ("policies.png", "table.png"):
+        assert (tmp_path / picture).stat().st_size > 0
     assert [r["task"] for r in rows] == ["soccer", "hammer"]
     assert rows[1]["cloned"]["mean"] == 0.7
     assert set(rows[0]["cloned"]) == {"mean", "low", "high"}
-    assert "| hammer |" in (tmp_path / "table.md").read_text()
+    table_text = (tmp_path / "table.md").read_text()
+    assert "| hammer |" in table_text
+    assert "| 79 → 91 |" in table_text  # World4RL's own row
+
+
+def test_a_row_pools_its_seeds_and_keeps_each_policy() -> None:
+    def cell(seed: int, before: int, after: int) -> reproduce.Cell:
+        lists = [[1] * solved + [0] * (10 - solved) for solved in (before, after, 10, 0)]
+        return reproduce.Cell("hammer", seed, 100, 50, *lists)
+
+    row = reproduce.make_row([cell(0, 2, 4), cell(1, 4, 8)])
+    assert row["cloned"]["mean"] == pytest.approx(0.3)
+    assert row["refined"]["mean"] == pytest.approx(0.6)
+    told = [(p["seed"], p["policy"], p["real"]["mean"]) for p in row["policies"]]
+    assert told == [
+        (0, "cloned", 0.2),
+        (0, "refined", 0.4),
+        (1, "cloned", 0.4),
+        (1, "refined", 0.8),
+    ]
+    assert [p["imagined"]["mean"] for p in row["policies"]] == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_episodes_of_an_unknown_split_are_refused(tmp_path: Path) -> None:

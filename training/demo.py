@@ -55,14 +55,14 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "handle-pull"
+    task: str = "door-lock"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
-    refine_steps: int = 20_000
+    refine_steps: int = 40_000
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ class Args:
     policy: Path
     out: Path
     world_model: str | None = None
-    steps: int = 20_000
+    steps: int = 40_000
     num_envs: int = 32
     rollout: int = 50
     learning_rate: float = 1e-5
@@ -95,15 +95,15 @@ class Args:
     clip_range: float = 0.2
     target_kl: float = 0.05
     warmup: int = 2
-    judge_every: int = 3
-    judge_starts: int = 40
+    judge_every: int = 8
+    judge_starts: int = 60
     saturation: float = 1.0
     episodes: Path | None = None
     demonstrations: int = 50
     anchor_steps: int = 16
     anchor_imagined: bool = True
     kl_coef: float = 0.0
-    max_deviation: float = 0.1
+    max_deviation: float = 0.25
     averaging: float = 0.8
     success_threshold: float | None = None
     uncertainty_penalty: float = 0.0
@@ -186,7 +186,7 @@ def refine(args: Args) -> list[Measurement]:
         seed=args.seed + 1,
     )
     callbacks: list[BaseCallback] = [judge]
-    if args.episodes:
+    if args.episodes and args.anchor_steps:
         episodes = load_episodes(args.episodes, "train", [task], ["expert"])
         anchor = DemonstrationAnchor(
             episodes[: args.demonstrations],

@@ -42,10 +42,13 @@ def policies_section(results: Path) -> str:
 
 Clones of five demonstrations, {seeds} seed{"s" if seeds > 1 else ""}, {rows[0]["episodes"]} real \
 episodes a figure and seed on start configurations that nothing was trained on, imagined episodes \
-from the first frames of those same episodes, 95 % intervals (Clopper-Pearson).
+from the first frames of those same episodes, 95 % intervals (Clopper-Pearson). World4RL's \
+figures are of clones of 50 demonstrations.
 `python -m training.reproduce --tasks all --seeds {seeds}`
 
 {table}
+
+![real success before and after](results/table.png)
 
 ![imagined against real success of these policies](results/policies.png)
 

@@ -22,9 +22,21 @@ from training import clone_policy, refine_policy
 from training.demo import DEMONSTRATIONS
 from training.evaluate import draw_scatter, evaluate, format_rate
 from training.metrics import Rate, policy_agreement, rate
+from training.pictures import drawing
 from training.real_env import TASKS, check_task, split_seeds
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
+
+PUBLISHED = {
+    "coffee-pull": (47, 68),
+    "soccer": (18, 31),
+    "hammer": (79, 91),
+    "door-lock": (74, 92),
+    "lever-pull": (31, 52),
+    "handle-pull": (60, 71),
+}
+"""World4RL's own table (arXiv 2509.19080): real success, %, of clones of 50 demonstrations and of
+what refinement made of them."""
 
 FIRST_TEST_SEED = 100_000
 """Where in the test split's seeds the table's episodes begin."""
@@ -54,7 +66,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     clone_steps: int = 1000
-    refine_steps: int = 20_000
+    refine_steps: int = 40_000
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")
@@ -129,6 +141,7 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
                 seed=seed,
                 episodes=args.episodes_folder,
                 demonstrations=args.demonstrations,
+                snapshots=True,
             )
         )
     curve = json.loads((refined / "curve.json").read_text())
@@ -146,7 +159,7 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
 
 
 def make_row(cells: list[Cell]) -> dict[str, Any]:
-    """One row of the table: the cells of a task over its seeds, outcomes pooled."""
+    """One row of the table: the cells of a task over its seeds, pooled, and each policy apart."""
     row: dict[str, Any] = {
         "task": cells[0].task,
         "seeds": [cell.seed for cell in cells],
@@ -155,6 +168,17 @@ def make_row(cells: list[Cell]) -> dict[str, Any]:
     for name in ("cloned", "refined", "imagined_before", "imagined_after"):
         pooled = [solved for cell in cells for solved in getattr(cell, name)]
         row[name] = dataclasses.asdict(rate(pooled))
+    row["policies"] = [
+        {
+            "task": cell.task,
+            "seed": cell.seed,
+            "policy": policy,
+            "real": dataclasses.asdict(rate(getattr(cell, policy))),
+            "imagined": dataclasses.asdict(rate(getattr(cell, imagined))),
+        }
+        for cell in cells
+        for policy, imagined in (("cloned", "imagined_before"), ("refined", "imagined_after"))
+    ]
     row["gap_before"] = round(row["imagined_before"]["mean"] - row["cloned"]["mean"], 4)
     row["gap_after"] = round(row["imagined_after"]["mean"] - row["refined"]["mean"], 4)
     row["imagined_steps"] = [cell.imagined_steps for cell in cells]
@@ -166,24 +190,60 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """The table as Markdown, success in per cent with 95 % intervals, gaps in points."""
     lines = [
         "| task | cloned, real | refined, real | cloned, imagined | refined, imagined "
-        "| gap before | gap after |",
-        "|---|---|---|---|---|---|---|",
+        "| gap before | gap after | World4RL |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     names = ("cloned", "refined", "imagined_before", "imagined_after")
     for row in rows:
         cells = [format_rate(Rate(**row[name])) for name in names]
         gaps = [f"{100 * row[name]:+.0f}" for name in ("gap_before", "gap_after")]
-        lines.append(f"| {row['task']} | " + " | ".join(cells + gaps) + " |")
+        published = "{} → {}".format(*PUBLISHED[row["task"]])
+        lines.append(f"| {row['task']} | " + " | ".join([*cells, *gaps, published]) + " |")
     means = [f"{100 * np.mean([row[name]['mean'] for row in rows]):.1f} %" for name in names]
     gaps = [
         f"{100 * np.mean([row[name] for row in rows]):+.1f}" for name in ("gap_before", "gap_after")
     ]
-    lines.append("| **mean** | " + " | ".join(means + gaps) + " |")
+    published = " → ".join(
+        f"{np.mean([PUBLISHED[row['task']][at] for row in rows]):.1f}" for at in (0, 1)
+    )
+    lines.append("| **mean** | " + " | ".join([*means, *gaps, published]) + " |")
     return "\n".join(lines)
 
 
+def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws real success before and after, with its intervals, beside the published figures."""
+    with drawing(path, figsize=(9, 3.8)) as axes:
+        places = np.arange(len(rows))
+        for number, (name, label, colour) in enumerate(
+            (("cloned", "cloned", "tab:gray"), ("refined", "refined", "tab:blue"))
+        ):
+            shift = 0.4 * (number - 0.5)
+            means = np.array([100 * row[name]["mean"] for row in rows])
+            ends = np.array([[100 * row[name][end] for row in rows] for end in ("low", "high")])
+            axes.bar(
+                places + shift,
+                means,
+                0.36,
+                yerr=np.abs(ends - means),
+                color=colour,
+                capsize=3,
+                label=f"{label}, real, 95 %",
+            )
+            axes.plot(
+                places + shift,
+                [PUBLISHED[row["task"]][number] for row in rows],
+                "D",
+                color=("black", "tab:red")[number],
+                markersize=5,
+                label=f"World4RL's {label}",
+            )
+        axes.set_xticks(places, [row["task"] for row in rows])
+        axes.set(ylabel="success, %", ylim=(0, 103))
+        axes.legend(fontsize="small", ncols=2)
+
+
 def save_table(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes `table.json`, `table.md` and `policies.png`; rows of other tasks there are kept.
+    """Writes `table.json`, `table.md` and two figures; rows of other tasks there are kept.
 
     The table's policies, cloned and refined, are also what M4 is taken over: does imagination rank
     them as reality does?
@@ -193,11 +253,7 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     by_task = {row["task"]: row for row in [*kept, *rows]}
     merged = [by_task[task] for task in TASKS if task in by_task]
-    policies = [
-        {"task": row["task"], "real": row[real], "imagined": row[imagined]}
-        for row in merged
-        for real, imagined in (("cloned", "imagined_before"), ("refined", "imagined_after"))
-    ]
+    policies = [policy for row in merged for policy in row["policies"]]
     table: dict[str, Any] = {"rows": merged}
     if len(policies) >= 3:
         table["agreement"] = policy_agreement(
@@ -205,6 +261,7 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
         )
         draw_scatter(policies, out / "policies.png")
     path.write_text(json.dumps(table, indent=2) + "\n")
+    draw_table(merged, out / "table.png")
     (out / "table.md").write_text(format_table(merged) + "\n")
 
 
