@@ -32,7 +32,7 @@ DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "dem
 STAGES = (
     ("clone the demonstrations", 90),
     ("evaluate the clone", 60),
-    ("refine it in imagination", 360),
+    ("refine it in imagination", 300),
     ("evaluate the refined policy", 60),
     ("write report, curves and video", 10),
 )
@@ -55,14 +55,14 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "door-lock"
+    task: str = "handle-pull"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
-    refine_steps: int = 40_000
+    refine_steps: int = 24_000
     seed: int = 0
 
     def __post_init__(self) -> None:

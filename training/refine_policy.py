@@ -2,10 +2,10 @@
 
     python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer
 
-The policy that is kept is the one at which the deterministic policy's imagined success, from starts
-that it does not train on, was highest first; once that success saturates, the run ends, since what
-follows was measured to be drift; a clone that saturates at once is kept as it is, for imagination
-has nothing left to teach it. No real interaction is used.
+What is judged and kept is the policy's average over updates: the one at which the imagined success
+of its mean action, from starts that it does not train on, was highest first. Once that success
+saturates, the run ends, since what follows was measured to be drift; a clone that saturates at once
+is kept as it is, for imagination has nothing left to teach it. No real interaction is used.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ class Args:
         steps: Imagined steps at most.
         num_envs: Rows imagined together.
         rollout: Steps a row between updates.
-        learning_rate: Adam's, of the policy.
+        learning_rate: Adam's, of the policy: small enough for `epochs` whole passes to stay below
+            `target_kl`.
         critic_learning_rate: Adam's, of the critic, which begins from nothing.
         epochs: Passes over each rollout.
         batch_size: Decisions a gradient step.
-        gamma: Discount.
+        gamma: Discount. Far below 1 it rewards haste, which the world model forgives more than the
+            world does.
         gae_lambda: Of generalised advantage estimation.
         clip_range: PPO's.
         target_kl: PPO stops an update early beyond this divergence.
@@ -65,8 +67,7 @@ class Args:
         anchor_steps: Gradient steps on demonstrations after each rollout.
         anchor_imagined: Take them on imagined replays of the demonstrations as well.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
-        max_deviation: Deviation of the policy's noise that training begins with, at most. A clone's
-            own (.2 to .4 of five demonstrations) costs it most of its success.
+        max_deviation: Deviation of the policy's noise that training begins with, at most.
         averaging: Decay, an update, of the policy's averaged weights, which are what is judged and
             kept; 0 keeps the policy of a single update.
         success_threshold: Success probability that rewards training; none given takes the model's.
@@ -83,19 +84,19 @@ class Args:
     policy: Path
     out: Path
     world_model: str | None = None
-    steps: int = 40_000
+    steps: int = 24_000
     num_envs: int = 32
     rollout: int = 50
     learning_rate: float = 1e-5
     critic_learning_rate: float = 3e-4
     epochs: int = 4
     batch_size: int = 200
-    gamma: float = 0.98
+    gamma: float = 0.999
     gae_lambda: float = 0.95
     clip_range: float = 0.2
     target_kl: float = 0.05
     warmup: int = 2
-    judge_every: int = 8
+    judge_every: int = 6
     judge_starts: int = 60
     saturation: float = 1.0
     episodes: Path | None = None

@@ -66,7 +66,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     clone_steps: int = 1000
-    refine_steps: int = 40_000
+    refine_steps: int = 24_000
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")
