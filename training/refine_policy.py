@@ -117,7 +117,7 @@ class Args:
         require_at_least(
             self, 1, "steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"
         )
-        require_at_least(self, 0, "kl_coef", "uncertainty_penalty")
+        require_at_least(self, 0, "kl_coef", "uncertainty_penalty", "anchor_steps", "warmup")
         if not 0 < self.max_deviation <= 1:
             raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
         if not 0 <= self.averaging < 1:
