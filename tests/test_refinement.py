@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,21 +18,31 @@ from training.policy import actor_parameters, load_policy
 from training.settings import SettingsError
 
 
-def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
-    cloned: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "world_model"
-    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
-    args = refine_policy.Args(
+def short_run(cloned: Path, out: Path, world_model: Path, **changes: Any) -> refine_policy.Args:
+    return refine_policy.Args(
         cloned,
-        tmp_path / "refined",
-        str(folder),
-        steps=160,
+        out,
+        str(world_model),
         num_envs=4,
         rollout=8,
         batch_size=16,
         judge_every=1,
         warmup=1,
+        snapshots=True,
+        **changes,
+    )
+
+
+def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
+    cloned: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+    args = short_run(
+        cloned,
+        tmp_path / "refined",
+        folder,
+        steps=160,
         episodes=write_episodes(tmp_path / "data"),
         demonstrations=3,
         anchor_steps=2,
@@ -39,7 +50,6 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         kl_coef=0.1,
         uncertainty_penalty=0.001,
         initial_frames="anywhere",
-        snapshots=True,
     )
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
     curve = refine_policy.refine(args)
@@ -105,20 +115,8 @@ def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) 
     make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
 
     def refined(decay: float) -> refine_policy.Args:
-        args = refine_policy.Args(
-            cloned,
-            tmp_path / f"refined-{decay}",
-            str(folder),
-            steps=64,
-            num_envs=4,
-            rollout=8,
-            batch_size=16,
-            learning_rate=1e-3,
-            judge_every=1,
-            warmup=1,
-            averaging=decay,
-            snapshots=True,
-        )
+        out = tmp_path / f"refined-{decay}"
+        args = short_run(cloned, out, folder, steps=64, learning_rate=1e-3, averaging=decay)
         refine_policy.refine(args)
         return args
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from training.clone_policy import random_shift
 from training.episodes import Episode
+from training.kl_ppo import KLPPO
 from training.policy import GaussianCnnPolicy, actor_parameters
 from training.replay import replay
 from world4rl_gym.pixels import channels_first
@@ -31,7 +32,6 @@ class DemonstrationAnchor(BaseCallback):
         world_model: Imagines the replays; None leaves them out.
         steps: Gradient steps after a rollout.
         learning_rate: Adam's.
-        skip: Rollouts at the beginning without them: those from which only the critic learns.
         batch_size: Decisions a gradient step.
         shift: Largest random shift of a frame, in pixels.
         seed: Seed of the batches.
@@ -44,13 +44,12 @@ class DemonstrationAnchor(BaseCallback):
         *,
         steps: int,
         learning_rate: float,
-        skip: int = 0,
         batch_size: int = 64,
         shift: int = 3,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.steps, self.learning_rate, self.skip = steps, learning_rate, skip
+        self.steps, self.learning_rate = steps, learning_rate
         self.batch_size, self.shift = batch_size, shift
         self.generator = torch.Generator().manual_seed(seed)
         seen = [e.frames for e in demonstrations]
@@ -65,15 +64,14 @@ class DemonstrationAnchor(BaseCallback):
             seen, acted = seen + [rollout.frames for rollout in replays], acted * 2
         self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
         self.actions = torch.from_numpy(np.concatenate(acted))
-        self._rollouts = 0
         self._optimizer: torch.optim.Adam | None = None
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        self._rollouts += 1
-        if self._rollouts <= self.skip + 1:
+        assert isinstance(self.model, KLPPO)
+        if self.model.policy_updates == 0:
             return
         policy = self.model.policy
         assert isinstance(policy, GaussianCnnPolicy)

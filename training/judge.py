@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from training.evaluate import imagined_outcomes
+from training.kl_ppo import KLPPO
 from training.policy import GaussianCnnPolicy, actor_parameters, save_policy
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
@@ -84,8 +85,7 @@ class Judge(BaseCallback):
         world_model: The frozen world model.
         starts: Starts that the policy does not train on.
         out: Folder of the policy that is kept.
-        every: Rollouts between measurements.
-        skip: Rollouts at the beginning, from which only the critic learns.
+        every: Updates of the policy between measurements.
         decay: Of the average, an update.
         saturation: Judged success at which the run ends.
         snapshots: Keep every measured policy too.
@@ -101,7 +101,6 @@ class Judge(BaseCallback):
         out: Path,
         *,
         every: int,
-        skip: int,
         decay: float,
         saturation: float,
         snapshots: bool,
@@ -110,12 +109,11 @@ class Judge(BaseCallback):
     ) -> None:
         super().__init__()
         self.average, self.world_model, self.starts, self.out = policy, world_model, starts, out
-        self.every, self.skip, self.decay = every, skip, decay
+        self.every, self.decay = every, decay
         self.saturation, self.snapshots, self.seed = saturation, snapshots, seed
         self.curve: list[Measurement] = []
         self.finished = False
         self._outcomes: list[bool] = []
-        self._rollouts = 0
         self._began = time.monotonic()
         self._bar = tqdm(total=total, unit="step", desc="imagined", mininterval=1)
 
@@ -142,12 +140,11 @@ class Judge(BaseCallback):
         self.measure()
 
     def _on_rollout_start(self) -> None:
-        updates = self._rollouts - self.skip
-        if updates > 0:
+        assert isinstance(self.model, KLPPO)
+        if self.model.policy_updates > 0:
             self._follow()
-            if updates % self.every == 0:
+            if self.model.policy_updates % self.every == 0:
                 self.measure()
-        self._rollouts += 1
 
     def _follow(self) -> None:
         policy = self.model.policy

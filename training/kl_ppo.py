@@ -57,9 +57,15 @@ class KLPPO(PPO):
         more["ent_coef"] = kl_coef
         self.critic_learning_rate = critic_learning_rate
         self.critic_warmup = critic_warmup
+        self.updates = 0
         super().__init__(*arguments, **more)
         self.reference = reference.to(self.device).requires_grad_(False)
         self.reference.set_training_mode(False)
+
+    @property
+    def policy_updates(self) -> int:
+        """Updates so far that the policy learned from: all but the critic's warm-up."""
+        return max(0, self.updates - self.critic_warmup)
 
     def divergence(self, observations: Tensor) -> Tensor:
         """KL(policy || reference), nats, of each of `(B, H, W, 3)` frames: `(B,)`."""
@@ -69,8 +75,8 @@ class KLPPO(PPO):
 
     def train(self) -> None:
         """Updates policy and critic from the rollout, as PPO does, the divergence in its loss."""
-        learns = self.critic_warmup <= 0
-        self.critic_warmup -= 1
+        learns = self.updates >= self.critic_warmup
+        self.updates += 1
         for parameter in actor_parameters(self.policy).values():
             parameter.requires_grad_(learns)
         evaluate = self.policy.evaluate_actions

@@ -179,7 +179,6 @@ def refine(args: Args) -> list[Measurement]:
         judge_starts,
         args.out,
         every=args.judge_every,
-        skip=args.warmup,
         decay=args.averaging,
         saturation=args.saturation,
         snapshots=args.snapshots,
@@ -194,7 +193,6 @@ def refine(args: Args) -> list[Measurement]:
             world_model if args.anchor_imagined else None,
             steps=args.anchor_steps,
             learning_rate=args.learning_rate,
-            skip=args.warmup,
             seed=args.seed,
         )
         callbacks.insert(0, anchor)

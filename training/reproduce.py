@@ -214,8 +214,8 @@ def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
     """Draws real success before and after, with its intervals, beside the published figures."""
     with drawing(path, figsize=(9, 3.8)) as axes:
         places = np.arange(len(rows))
-        for number, (name, label, colour) in enumerate(
-            (("cloned", "cloned", "tab:gray"), ("refined", "refined", "tab:blue"))
+        for number, (name, colour, mark) in enumerate(
+            (("cloned", "tab:gray", "black"), ("refined", "tab:blue", "tab:red"))
         ):
             shift = 0.4 * (number - 0.5)
             means = np.array([100 * row[name]["mean"] for row in rows])
@@ -227,15 +227,15 @@ def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
                 yerr=np.abs(ends - means),
                 color=colour,
                 capsize=3,
-                label=f"{label}, real, 95 %",
+                label=f"{name}, real, 95 %",
             )
             axes.plot(
                 places + shift,
                 [PUBLISHED[row["task"]][number] for row in rows],
                 "D",
-                color=("black", "tab:red")[number],
+                color=mark,
                 markersize=5,
-                label=f"World4RL's {label}",
+                label=f"World4RL's {name}",
             )
         axes.set_xticks(places, [row["task"] for row in rows])
         axes.set(ylabel="success, %", ylim=(0, 103))
