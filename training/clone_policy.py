@@ -41,6 +41,7 @@ class Args:
         batch_size: Decisions a step.
         learning_rate: AdamW's, decayed to zero by a cosine.
         shift: Largest random shift of a frame, in pixels.
+        rollouts: Learn from every solved episode that policies played as well (filtered cloning).
         seed: Seed of weights and batches.
     """
 
@@ -52,6 +53,7 @@ class Args:
     batch_size: int = 64
     learning_rate: float = 1e-3
     shift: int = 3
+    rollouts: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -130,9 +132,13 @@ def run(args: Args) -> None:
             f"{args.episodes}: demonstrations: expected {args.demonstrations} expert episodes of "
             f"{args.task}, found {len(demonstrations)}"
         )
+    chosen = demonstrations[: args.demonstrations]
+    if args.rollouts:
+        played = load_episodes(args.episodes, "train", [args.task], behaviours=["policy"])
+        chosen += [episode for episode in played if episode.solved]
     keep_settings(args, args.out)
     started = time.monotonic()
-    policy, config = clone(args, demonstrations[: args.demonstrations])
+    policy, config = clone(args, chosen)
     save_policy(policy, config, args.out)
     print(f"cloned {args.task} in {time.monotonic() - started:.0f} s: {args.out}")
 

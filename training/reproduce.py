@@ -38,6 +38,8 @@ PUBLISHED = {
 """World4RL's own table (arXiv 2509.19080): real success, %, of clones of 50 demonstrations and of
 what refinement made of them."""
 
+WORLDS = ("real", "imagined")
+
 FIRST_TEST_SEED = 100_000
 """Where in the test split's seeds the table's episodes begin."""
 
@@ -94,10 +96,47 @@ class Cell:
     imagined_after: list[int]
 
 
-def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
-    """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
-    folder = args.work / f"{task}-{seed}"
-    cloned, refined = folder / "cloned", folder / "refined"
+def claim(args: Args) -> None:
+    """Keeps the settings in every cell's folder, or raises SettingsError where others are there."""
+    plain = Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Args)})
+    for task in args.tasks:
+        for seed in range(args.seeds):
+            keep_settings(
+                plain,
+                cell_folder(args, task, seed),
+                leave_out=("tasks", "seeds", "workers", "work", "out"),
+            )
+
+
+def cell_folder(args: Args, task: str, seed: int) -> Path:
+    """Where the policies of a task and seed are, and what was measured of them."""
+    return args.work / f"{task}-{seed}"
+
+
+def outcomes(
+    args: Args, world_model: WorldModel, policy: Path, world: str, video: Path | None = None
+) -> list[int]:
+    """Outcomes of a policy in one world from the table's starts, kept beside its folder."""
+    path = policy.with_name(f"{policy.name}-{world}.json")
+    if not path.exists():
+        result = evaluate(
+            policy,
+            world_model,
+            split_seeds("test", args.episodes, FIRST_TEST_SEED),
+            imagined=world == "imagined",
+            real=world == "real",
+            workers=args.workers,
+            video=video,
+        )
+        solved = result.real if world == "real" else result.imagined
+        assert solved is not None
+        path.write_text(json.dumps([int(one) for one in solved]) + "\n")
+    return json.loads(path.read_text())
+
+
+def clone_cell(args: Args, task: str, seed: int) -> Path:
+    """Clones a cell's policy, where that is not done, and returns its folder."""
+    cloned = cell_folder(args, task, seed) / "cloned"
     if not (cloned / "policy.json").exists():
         clone_policy.run(
             clone_policy.Args(
@@ -105,56 +144,57 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
                 cloned,
                 args.episodes_folder,
                 args.demonstrations,
-                args.clone_steps,
+                steps=args.clone_steps,
                 seed=seed,
             )
         )
-    seeds = split_seeds("test", args.episodes, FIRST_TEST_SEED)
+    return cloned
 
-    def measured(policy: Path, world: str) -> list[int]:
-        """Outcomes in one world, from the same start configurations."""
-        path = folder / f"{policy.name}-{world}.json"
-        if not path.exists():
-            video = folder / "rollout" if (policy, world) == (refined, "real") else None
-            result = evaluate(
-                policy,
-                world_model,
-                seeds,
-                imagined=world == "imagined",
-                real=world == "real",
-                workers=args.workers,
-                video=video,
-            )
-            outcomes = result.real if world == "real" else result.imagined
-            assert outcomes is not None
-            path.write_text(json.dumps([int(solved) for solved in outcomes]) + "\n")
-        return json.loads(path.read_text())
 
-    before = measured(cloned, "real"), measured(cloned, "imagined")
+def refine_cell(args: Args, task: str, seed: int, name: str = "refined", **changes: Any) -> Path:
+    """Refines a cell's clone, where that is not done, and returns the policy's folder.
+
+    Args:
+        args: The command line.
+        task: The cell's task.
+        seed: Its seed.
+        name: Of the policy.
+        **changes: To the settings of `training.refine_policy`.
+    """
+    folder = cell_folder(args, task, seed)
+    refined = folder / name
     if not (refined / "curve.json").exists():
-        refine_policy.refine(
-            refine_policy.Args(
-                cloned,
-                refined,
-                args.world_model,
-                steps=args.refine_steps,
-                seed=seed,
-                episodes=args.episodes_folder,
-                demonstrations=args.demonstrations,
-                snapshots=True,
-            )
+        settings = refine_policy.Args(
+            folder / "cloned",
+            refined,
+            args.world_model,
+            steps=args.refine_steps,
+            seed=seed,
+            episodes=args.episodes_folder,
+            demonstrations=args.demonstrations,
+            snapshots=True,
         )
+        refine_policy.refine(dataclasses.replace(settings, **changes))
+    return refined
+
+
+def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
+    """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
+    cloned = clone_cell(args, task, seed)
+    before = {world: outcomes(args, world_model, cloned, world) for world in WORLDS}
+    refined = refine_cell(args, task, seed)
+    video = refined.with_name("rollout")
+    after = {world: outcomes(args, world_model, refined, world, video) for world in WORLDS}
     curve = json.loads((refined / "curve.json").read_text())
-    after = measured(refined, "real"), measured(refined, "imagined")
     return Cell(
         task,
         seed,
         curve["curve"][-1]["imagined_steps"],
         curve["kept"],
-        cloned=before[0],
-        refined=after[0],
-        imagined_before=before[1],
-        imagined_after=after[1],
+        cloned=before["real"],
+        refined=after["real"],
+        imagined_before=before["imagined"],
+        imagined_after=after["imagined"],
     )
 
 
@@ -269,13 +309,7 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     world_model = WorldModel.from_pretrained(args.world_model)
-    for task in args.tasks:
-        for seed in range(args.seeds):
-            keep_settings(
-                args,
-                args.work / f"{task}-{seed}",
-                leave_out=("tasks", "seeds", "workers", "work", "out"),
-            )
+    claim(args)
     rows = []
     for task in args.tasks:
         cells = [make_cell(args, world_model, task, seed) for seed in range(args.seeds)]

@@ -1,0 +1,114 @@
+"""Learning from episodes alone, and the comparison with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from episode_factory import make_episode, write_episodes
+
+from training import clone_policy, compare, td3_bc
+from training.episodes import Episode, EpisodeError
+from training.metrics import rate
+from training.policy import load_policy
+
+
+def lone_decisions(count: int) -> list[Episode]:
+    """Episodes that a first action of +.5 solves at once and one of -.5 never does."""
+    episodes = []
+    for seed in range(count):
+        episode = dataclasses.replace(make_episode(0, horizon=2), seed=seed)
+        good = seed % 2 == 0
+        actions = np.full_like(episode.actions, 0.5 if good else -0.5)
+        success = np.full(2, good)
+        episodes.append(dataclasses.replace(episode, actions=actions, success=success))
+    return episodes
+
+
+def test_transitions_end_with_the_first_solved_frame() -> None:
+    solved, failed = lone_decisions(2)
+    data = td3_bc.Transitions.of([solved, failed])
+    assert data.now.tolist() == [0, 3, 4]
+    assert data.solved.tolist() == [1, 0, 0]
+    assert torch.equal(data.frames[data.now[1]], data.frames[3])
+    with pytest.raises(EpisodeError, match="success"):
+        td3_bc.Transitions.of([failed])
+
+
+def test_td3_bc_prefers_what_was_rewarded_and_alpha_0_clones(cloned: Path, tmp_path: Path) -> None:
+    data = td3_bc.Transitions.of(lone_decisions(16))
+    means = []
+    for alpha in (0.0, 5.0):
+        policy = load_policy(cloned)
+        args = td3_bc.Args(
+            cloned,
+            tmp_path,
+            steps=80,
+            batch_size=16,
+            learning_rate=1e-3,
+            actor_learning_rate=1e-3,
+            alpha=alpha,
+            gamma=0.0,
+        )
+        td3_bc.learn(args, policy, data)
+        with torch.no_grad():
+            means.append(float(td3_bc.mean_action(policy, data.frames[data.now]).mean()))
+    assert means[1] > means[0] + 0.2
+
+
+def test_td3_bc_saves_a_policy_of_the_same_kind(cloned: Path, tmp_path: Path) -> None:
+    episodes = write_episodes(tmp_path / "data")
+    td3_bc.run(td3_bc.Args(cloned, tmp_path / "out", episodes, steps=2, batch_size=8))
+    before, after = load_policy(cloned), load_policy(tmp_path / "out")
+    assert after.config == before.config
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+
+
+def test_filtered_cloning_adds_solved_rollouts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_episodes(tmp_path / "data")
+    for seed, solved in ((500, True), (501, False)):
+        played = make_episode(seed, behaviour="policy")
+        played = dataclasses.replace(played, success=np.full(len(played), solved))
+        played.save(folder / "push" / "train" / f"policy-{seed:07d}.npz")
+    learned_from: list[list[int]] = []
+    clone = clone_policy.clone
+
+    def spy(args: clone_policy.Args, episodes: list[Episode]):  # type: ignore[no-untyped-def]
+        learned_from.append([episode.seed for episode in episodes])
+        return clone(args, episodes)
+
+    monkeypatch.setattr(clone_policy, "clone", spy)
+    for rollouts in (False, True):
+        out = tmp_path / f"cloned-{rollouts}"
+        args = clone_policy.Args("push", out, folder, 3, steps=1, rollouts=rollouts)
+        clone_policy.run(args)
+    assert learned_from == [[0, 1, 2], [0, 1, 2, 500]]
+
+
+def test_the_comparison_pools_seeds_and_keeps_other_rows(tmp_path: Path) -> None:
+    def record(method: str, seed: int, hits: int) -> dict[str, object]:
+        outcomes = [1] * hits + [0] * (10 - hits)
+        return {"method": method, "task": "hammer", "seed": seed, "real": outcomes} | {
+            "imagined": outcomes
+        }
+
+    rows = compare.summarise([record("refined", 0, 4), record("refined", 1, 8)])
+    assert rows[0]["seeds"] == [0, 1]
+    assert rows[0]["real"] == dataclasses.asdict(rate(np.arange(20) < 12))
+    compare.save_comparison(rows, tmp_path)
+    compare.save_comparison(compare.summarise([record("cloned", 0, 3)]), tmp_path)
+    kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert [row["method"] for row in kept] == ["cloned", "refined"]
+    table = (tmp_path / "comparison.md").read_text()
+    assert "30 %" in table
+    assert "60 %" in table
+    with pytest.raises(ValueError, match="methods"):
+        compare.Args(methods=("magic",))

@@ -1,0 +1,235 @@
+"""Compares refinement with its own variants and with learning from episodes alone.
+
+    python -m training.compare --tasks door-lock handle-pull --seeds 1
+
+Every method begins from the clone of the table's cell (`training.reproduce`, whose folder and
+settings it shares) and is evaluated from the same held-out starts. Methods that learn from episodes
+have what the clone's owner has: its demonstrations, and real rollouts of the clone. Writes
+`comparison.json` and `comparison.md`; what is done is kept and skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from training import clone_policy, collect_episodes, td3_bc
+from training.evaluate import format_rate
+from training.judge import snapshot_path
+from training.metrics import Rate, rate
+from training.reproduce import (
+    WORLDS,
+    cell_folder,
+    claim,
+    clone_cell,
+    outcomes,
+    refine_cell,
+)
+from training.reproduce import Args as TableArgs
+from world4rl_gym.world_model import WorldModel
+
+ROLLOUT_OFFSET = 60_000
+"""Where in the training seeds the clone's rollouts begin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args(TableArgs):
+    """Command line of `training.compare`: that of `training.reproduce`, and what is compared.
+
+    Attributes:
+        methods: Methods, or "all".
+        rollouts: Real episodes of the clone that methods without a world model learn from; its
+            actions are sampled.
+    """
+
+    tasks: tuple[str, ...] = ("door-lock", "handle-pull")
+    methods: tuple[str, ...] = ("all",)
+    rollouts: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.methods == ("all",):
+            object.__setattr__(self, "methods", tuple(METHODS))
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"methods: expected {', '.join(METHODS)}, got {method!r}")
+
+
+def _last(args: Args, task: str, seed: int) -> Path:
+    refined = refine_cell(args, task, seed)
+    curve = json.loads((refined / "curve.json").read_text())["curve"]
+    last = refined.with_name("last")
+    if not (last / "policy.json").exists():
+        snapshot = snapshot_path(refined, curve[-1]["imagined_steps"])
+        shutil.copytree(snapshot, last, dirs_exist_ok=True)
+    return last
+
+
+def _variant(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
+    return lambda args, task, seed: refine_cell(args, task, seed, name, **changes)
+
+
+def own_episodes(args: Args, task: str, seed: int) -> Path:
+    """The clone's demonstrations and real rollouts of the clone; collects what is missing."""
+    folder = cell_folder(args, task, seed) / "episodes"
+    kept = folder / task / "train"
+    kept.mkdir(parents=True, exist_ok=True)
+    shown = sorted((args.episodes_folder / task / "train").glob("expert-*.npz"))
+    for path in shown[: args.demonstrations]:
+        if not (kept / path.name).exists():
+            shutil.copy(path, kept)
+    collect_episodes.collect(
+        collect_episodes.Args(
+            "policy",
+            (task,),
+            args.rollouts,
+            seed_offset=ROLLOUT_OFFSET,
+            policy=str(clone_cell(args, task, seed)),
+            workers=args.workers,
+            out=folder,
+        )
+    )
+    return folder
+
+
+def _filtered(args: Args, task: str, seed: int) -> Path:
+    out = cell_folder(args, task, seed) / "filtered"
+    if not (out / "policy.json").exists():
+        clone_policy.run(
+            clone_policy.Args(
+                task,
+                out,
+                own_episodes(args, task, seed),
+                args.demonstrations,
+                rollouts=True,
+                steps=args.clone_steps,
+                seed=seed,
+            )
+        )
+    return out
+
+
+def _td3_bc(args: Args, task: str, seed: int) -> Path:
+    out = cell_folder(args, task, seed) / "td3-bc"
+    if not (out / "policy.json").exists():
+        episodes = own_episodes(args, task, seed)
+        td3_bc.run(td3_bc.Args(clone_cell(args, task, seed), out, episodes, seed=seed))
+    return out
+
+
+METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
+    "cloned": ("the clone", clone_cell),
+    "refined": ("refined in imagination, as in the table", refine_cell),
+    "last": ("its last policy, not the one that the judge kept", _last),
+    "no-anchor": (
+        "without gradient steps on demonstrations",
+        _variant("no-anchor", anchor_steps=0),
+    ),
+    "kl": (
+        "with PPO's divergence from the clone in their place",
+        _variant("kl", anchor_steps=0, kl_coef=0.1),
+    ),
+    "penalty": (
+        "with a penalty on uncertainty",
+        _variant("penalty", uncertainty_penalty=0.005),
+    ),
+    "wide": ("beginning with deviation 1", _variant("wide", max_deviation=1.0)),
+    "haste": ("with discount .98", _variant("haste", gamma=0.98)),
+    "filtered": ("cloned from demonstrations and successful rollouts", _filtered),
+    "td3-bc": ("TD3+BC on demonstrations and rollouts", _td3_bc),
+}
+"""What each method is, and what makes its policy where that is not done and returns the folder."""
+
+
+def measure(args: Args, world_model: WorldModel, task: str, seed: int) -> list[dict[str, Any]]:
+    """Makes and evaluates every method's policy of one task and seed."""
+    clone_cell(args, task, seed)
+    records = []
+    for method in args.methods:
+        policy = METHODS[method][1](args, task, seed)
+        found = {world: outcomes(args, world_model, policy, world) for world in WORLDS}
+        records.append({"method": method, "task": task, "seed": seed, **found})
+        print(
+            f"{task}, seed {seed}, {method}: "
+            + ", ".join(f"{world} {format_rate(rate(np.array(found[world])))}" for world in WORLDS),
+            flush=True,
+        )
+    return records
+
+
+def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pools each method's outcomes over seeds, by task: a row a method and task."""
+    rows = []
+    for method in METHODS:
+        own = [record for record in records if record["method"] == method]
+        for task in sorted({record["task"] for record in own}):
+            cells = [record for record in own if record["task"] == task]
+            pooled = {w: [one for cell in cells for one in cell[w]] for w in WORLDS}
+            rows.append(
+                {
+                    "method": method,
+                    "task": task,
+                    "seeds": sorted(cell["seed"] for cell in cells),
+                    "episodes": len(cells[0]["real"]),
+                    **{w: dataclasses.asdict(rate(pooled[w])) for w in WORLDS},
+                }
+            )
+    return rows
+
+
+def format_comparison(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: real (imagined) success in per cent, real with its 95 % interval."""
+    tasks = sorted({row["task"] for row in rows})
+    lines = [
+        "| method | " + " | ".join(f"{task}, real (imagined)" for task in tasks) + " |",
+        "|---" * (len(tasks) + 1) + "|",
+    ]
+    for method, (meaning, _) in METHODS.items():
+        cells = []
+        for task in tasks:
+            found = [row for row in rows if (row["method"], row["task"]) == (method, task)]
+            cells += [
+                f"{format_rate(Rate(**row['real']))} ({100 * row['imagined']['mean']:.0f})"
+                for row in found
+            ] or ["-"]
+        if set(cells) != {"-"}:
+            lines.append(f"| {method}: {meaning} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
+    """Writes `comparison.json` and `comparison.md`; rows of other methods and tasks are kept."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "comparison.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    merged = {(row["method"], row["task"]): row for row in [*kept, *rows]}
+    ordered = sorted(
+        merged.values(), key=lambda row: (list(METHODS).index(row["method"]), row["task"])
+    )
+    path.write_text(json.dumps({"rows": ordered}, indent=2) + "\n")
+    (out / "comparison.md").write_text(format_comparison(ordered) + "\n")
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    claim(args)
+    records = []
+    for task in args.tasks:
+        for seed in range(args.seeds):
+            records += measure(args, world_model, task, seed)
+    rows = summarise(records)
+    save_comparison(rows, args.out)
+    print(format_comparison(rows))
+
+
+if __name__ == "__main__":
+    main()
