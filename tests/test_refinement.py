@@ -13,9 +13,10 @@ from episode_factory import make_episode, write_episodes
 
 from training import refine_policy, trace_refinement
 from training.anchor import DemonstrationAnchor
-from training.judge import Measurement, chosen, snapshot_path, split_starts
+from training.judge import Judge, Measurement, chosen, snapshot_path, split_starts
 from training.policy import actor_parameters, load_policy
 from training.settings import SettingsError
+from world4rl_gym.world_model import WorldModel
 
 
 def short_run(cloned: Path, out: Path, world_model: Path, **changes: Any) -> refine_policy.Args:
@@ -38,6 +39,8 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
 ) -> None:
     folder = tmp_path / "world_model"
     make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+    other = tmp_path / "judge"
+    make_tiny_world_model(success_threshold=0.7).save_pretrained(other)
     args = short_run(
         cloned,
         tmp_path / "refined",
@@ -50,6 +53,7 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         kl_coef=0.1,
         uncertainty_penalty=0.001,
         initial_frames="anywhere",
+        judges=(str(other),),
     )
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
     curve = refine_policy.refine(args)
@@ -128,3 +132,29 @@ def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) 
     begun, averaged, last = weights(args, 0), weights(args, 64), weights(single, 64)
     assert not torch.equal(last, begun)
     assert torch.allclose(averaged, begun.lerp(last, 0.25), atol=1e-6)
+
+
+def test_of_several_judges_the_least_favourable_counts(cloned: Path, tmp_path: Path) -> None:
+    lenient, strict = (
+        make_tiny_world_model(success_threshold=0.05),
+        make_tiny_world_model(success_threshold=0.99),
+    )
+
+    def judged(*world_models: WorldModel) -> float:
+        judge = Judge(
+            load_policy(cloned),
+            world_models,
+            split_starts(lenient, "push", 2)[1],
+            tmp_path / "kept",
+            every=1,
+            decay=0.0,
+            saturation=1.0,
+            snapshots=False,
+            total=1,
+            seed=0,
+        )
+        judge.measure()
+        return judge.curve[0].judged
+
+    assert judged(lenient) == 1.0
+    assert judged(lenient, strict) == judged(strict, lenient) == 0.0

@@ -25,7 +25,7 @@ class Measurement:
 
     Attributes:
         imagined_steps: Steps imagined so far.
-        judged: Deterministic imagined success from the starts kept apart.
+        judged: Deterministic imagined success from the starts kept apart, of the judges' the lowest.
         rollouts: Success of the sampled training episodes since the last point; None before any.
         seconds: Since the run began.
     """
@@ -82,7 +82,8 @@ class Judge(BaseCallback):
 
     Args:
         policy: What the average begins from: the cloned policy; changed in place.
-        world_model: The frozen world model.
+        world_models: Who judges: what was imagined to succeed in one may be its flattery, so of
+            several the least favourable counts.
         starts: Starts that the policy does not train on.
         out: Folder of the policy that is kept.
         every: Updates of the policy between measurements.
@@ -96,7 +97,7 @@ class Judge(BaseCallback):
     def __init__(
         self,
         policy: GaussianCnnPolicy,
-        world_model: WorldModel,
+        world_models: Sequence[WorldModel],
         starts: InitialFrames,
         out: Path,
         *,
@@ -108,7 +109,7 @@ class Judge(BaseCallback):
         seed: int,
     ) -> None:
         super().__init__()
-        self.average, self.world_model, self.starts, self.out = policy, world_model, starts, out
+        self.average, self.world_models, self.starts, self.out = policy, world_models, starts, out
         self.every, self.decay = every, decay
         self.saturation, self.snapshots, self.seed = saturation, snapshots, seed
         self.curve: list[Measurement] = []
@@ -120,10 +121,13 @@ class Judge(BaseCallback):
     def measure(self) -> None:
         """Adds a point to the curve and keeps the policy where it is the best yet."""
         config = self.average.config
-        judged = float(
-            imagined_outcomes(
-                self.average, self.world_model, self.starts, config.task, seed=self.seed
-            ).mean()
+        judged = min(
+            float(
+                imagined_outcomes(
+                    self.average, world_model, self.starts, config.task, seed=self.seed
+                ).mean()
+            )
+            for world_model in self.world_models
         )
         rollouts = float(np.mean(self._outcomes)) if self._outcomes else None
         self._outcomes = []

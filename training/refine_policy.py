@@ -44,6 +44,8 @@ class Args:
         policy: Folder of the cloned policy.
         out: Folder of the refined policy and of its curve.
         world_model: Folder or Hub id; none given means the embedded one.
+        judges: Further world models, trained apart, that judge the policy but never train it; the
+            least favourable counts.
         steps: Imagined steps at most.
         num_envs: Rows imagined together.
         rollout: Steps a row between updates.
@@ -84,6 +86,7 @@ class Args:
     policy: Path
     out: Path
     world_model: str | None = None
+    judges: tuple[str, ...] = ()
     steps: int = 24_000
     num_envs: int = 32
     rollout: int = 50
@@ -136,6 +139,9 @@ def refine(args: Args) -> list[Measurement]:
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
+    judges = [WorldModel.from_pretrained(source) for source in args.judges]
+    for other in judges:
+        check_policy_fits(args.policy, other)
     config = load_policy_config(args.policy)
     keep_settings(args, args.out)
     train_starts, judge_starts = split_starts(
@@ -175,7 +181,7 @@ def refine(args: Args) -> list[Measurement]:
     model.policy.load_state_dict(cloned.state_dict())
     judge = Judge(
         load_policy(args.policy),
-        world_model,
+        [world_model, *judges],
         judge_starts,
         args.out,
         every=args.judge_every,
