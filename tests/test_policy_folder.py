@@ -52,6 +52,20 @@ def equal(a: GaussianCnnPolicy, b: GaussianCnnPolicy) -> bool:
     return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
 
+def test_half_precision_halves_the_file(policy: GaussianCnnPolicy, folder: Path) -> None:
+    half = folder.with_name("half")
+    save_policy(policy, CONFIG, half, half=True)
+    sizes = [weights_of(place).stat().st_size for place in (folder, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = GaussianCnnPolicy.from_pretrained(half).state_dict()
+    for name, value in policy.state_dict().items():
+        assert torch.equal(loaded[name], value.half().float())
+    with torch.no_grad():
+        policy.log_std.fill_(1e6)
+    with pytest.raises(PolicyError, match="log_std"):
+        save_policy(policy, CONFIG, half, half=True)
+
+
 def test_a_policy_makes_the_round_trip(policy: GaussianCnnPolicy, folder: Path) -> None:
     loaded = GaussianCnnPolicy.from_pretrained(folder)
     assert equal(policy, loaded)

@@ -25,7 +25,7 @@ class Measurement:
 
     Attributes:
         imagined_steps: Steps imagined so far.
-        judged: Deterministic imagined success from the starts kept apart, of the judges' the lowest.
+        judged: Deterministic imagined success from starts kept apart, the lowest of the judges'.
         rollouts: Success of the sampled training episodes since the last point; None before any.
         seconds: Since the run began.
     """

@@ -196,7 +196,7 @@ class GaussianCnnPolicy(ActorCriticPolicy):
                 policy = make_policy(config)
             own = _weights(policy)
             shapes = {name: tuple(value.shape) for name, value in own.items()}
-            tensors = files.read_tensors(weights_file, shapes, ("F32",))
+            tensors = files.read_tensors(weights_file, shapes, ("F16", "F32"))
             if digest not in (None, files.digests[weights_file]):
                 raise WorldModelError(
                     f"{folder / weights_file}: its SHA-256 is not the one that {POLICY_FILE} keeps"
@@ -284,11 +284,28 @@ def sample_actions(
 
 
 def save_policy(
-    policy: ActorCriticPolicy, config: PolicyConfig, folder: str | os.PathLike[str]
+    policy: ActorCriticPolicy,
+    config: PolicyConfig,
+    folder: str | os.PathLike[str],
+    *,
+    half: bool = False,
 ) -> None:
-    """Does what `GaussianCnnPolicy.save_pretrained` does, with a configuration of one's own."""
+    """Does what `GaussianCnnPolicy.save_pretrained` does, with a configuration of one's own.
+
+    Args:
+        policy: The policy.
+        config: What it is built from.
+        folder: Where to.
+        half: Round the weights to float16, for a file of half the size.
+
+    Raises:
+        PolicyError: As `save_pretrained`, or a weight is beyond float16.
+    """
     folder = Path(folder)
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in _weights(policy).items()}
+    dtype = torch.float16 if half else torch.float32
+    weights = {
+        k: v.detach().cpu().to(dtype, copy=True).contiguous() for k, v in _weights(policy).items()
+    }
     for name, value in weights.items():
         if not bool(value.isfinite().all()):
             raise PolicyError(f"{folder}: tensor {name!r}: holds NaN or infinity")

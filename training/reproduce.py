@@ -23,6 +23,7 @@ from training.demo import DEMONSTRATIONS
 from training.evaluate import draw_scatter, evaluate, format_rate
 from training.metrics import Rate, policy_agreement, rate
 from training.pictures import drawing
+from training.policy import load_policy, save_policy
 from training.real_env import TASKS, check_task, split_seeds
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
@@ -59,7 +60,7 @@ class Args:
         world_model: Folder or Hub id; none given means the embedded one.
         workers: Processes for real episodes.
         work: Folder of policies and of what was measured of them.
-        out: Folder of `table.json` and `table.md`; rows of other tasks there are kept.
+        out: Folder of the table, its figures and `policies/`; what is there of other tasks is kept.
     """
 
     tasks: tuple[str, ...] = ("all",)
@@ -183,6 +184,8 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell
     cloned = clone_cell(args, task, seed)
     before = {world: outcomes(args, world_model, cloned, world) for world in WORLDS}
     refined = refine_cell(args, task, seed)
+    shipped = load_policy(refined)
+    save_policy(shipped, shipped.config, refined, half=True)  # what is measured is what ships
     video = refined.with_name("rollout")
     after = {world: outcomes(args, world_model, refined, world, video) for world in WORLDS}
     curve = json.loads((refined / "curve.json").read_text())
@@ -248,6 +251,15 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     )
     lines.append("| **mean** | " + " | ".join([*means, *gaps, published]) + " |")
     return "\n".join(lines)
+
+
+def ship_policies(args: Args) -> None:
+    """Copies the table's refined policies to `out/policies`, for evaluation without training."""
+    for task in args.tasks:
+        for seed in range(args.seeds):
+            policy = load_policy(cell_folder(args, task, seed) / "refined")
+            folder = args.out / "policies" / f"{task}-{seed}"
+            save_policy(policy, policy.config, folder, half=True)
 
 
 def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
@@ -316,6 +328,7 @@ def main() -> None:
         rows.append(make_row(cells))
         print(format_table(rows), flush=True)
     save_table(rows, args.out)
+    ship_policies(args)
 
 
 if __name__ == "__main__":
