@@ -96,9 +96,8 @@ def test_filtered_cloning_adds_solved_rollouts_alone(
 def test_the_comparison_pools_seeds_and_keeps_other_rows(tmp_path: Path) -> None:
     def record(method: str, seed: int, hits: int) -> dict[str, object]:
         outcomes = [1] * hits + [0] * (10 - hits)
-        return {"method": method, "task": "hammer", "seed": seed, "real": outcomes} | {
-            "imagined": outcomes
-        }
+        about = {"method": method, "demonstrations": 5, "task": "hammer", "seed": seed}
+        return {**about, "real": outcomes, "imagined": outcomes}
 
     rows = compare.summarise([record("refined", 0, 4), record("refined", 1, 8)])
     assert rows[0]["seeds"] == [0, 1]

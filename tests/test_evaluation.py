@@ -11,7 +11,7 @@ import pytest
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import reproduce
+from training import policy_table
 from training.evaluate_world_model import (
     evaluate_world_model,
     format_table,
@@ -129,34 +129,42 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
     json.dumps(report)
 
 
-def test_rows_of_other_tasks_stay_in_the_table(tmp_path: Path) -> None:
-    def row(task: str, solved: int) -> dict:
+def test_other_rows_stay_in_the_table(tmp_path: Path) -> None:
+    def row(task: str, solved: int, demonstrations: int = 5) -> dict:
         outcome = [1] * solved + [0] * (10 - solved)
-        cell = reproduce.Cell(task, 0, 100, 50, outcome, outcome, outcome, outcome)
-        return reproduce.make_row([cell])
+        cell = policy_table.Cell(
+            task, demonstrations, 0, 100, 50, outcome, outcome, outcome, outcome
+        )
+        return policy_table.make_row([cell])
 
-    reproduce.save_table([row("hammer", 3), row("soccer", 1)], tmp_path)
-    reproduce.save_table([row("hammer", 7)], tmp_path)
+    policy_table.save_table([row("hammer", 3), row("soccer", 1)], tmp_path)
+    policy_table.save_table([row("hammer", 9, demonstrations=50)], tmp_path)
+    policy_table.save_table([row("hammer", 7)], tmp_path)
     table = json.loads((tmp_path / "table.json").read_text())
     rows = table["rows"]
-    assert table["agreement"]["policies"] == 4
+    assert table["agreement"]["policies"] == 6
     assert table["agreement"]["bias"] == 0
-    for picture in ("policies.png", "table.png"):
+    for picture in ("policies.png", "table-5.png", "table-50.png"):
         assert (tmp_path / picture).stat().st_size > 0
-    assert [r["task"] for r in rows] == ["soccer", "hammer"]
-    assert rows[1]["cloned"]["mean"] == 0.7
+    assert [(r["demonstrations"], r["task"]) for r in rows] == [
+        (50, "hammer"),
+        (5, "soccer"),
+        (5, "hammer"),
+    ]
+    assert [r["cloned"]["mean"] for r in rows] == [0.9, 0.1, 0.7]
     assert set(rows[0]["cloned"]) == {"mean", "low", "high"}
     table_text = (tmp_path / "table.md").read_text()
-    assert "| hammer |" in table_text
+    assert table_text.count("| hammer |") == 2
+    assert table_text.index("50 demonstrations") < table_text.index("5 demonstrations")
     assert "| 79 → 91 |" in table_text  # World4RL's own row
 
 
 def test_a_row_pools_its_seeds_and_keeps_each_policy() -> None:
-    def cell(seed: int, before: int, after: int) -> reproduce.Cell:
+    def cell(seed: int, before: int, after: int) -> policy_table.Cell:
         lists = [[1] * solved + [0] * (10 - solved) for solved in (before, after, 10, 0)]
-        return reproduce.Cell("hammer", seed, 100, 50, *lists)
+        return policy_table.Cell("hammer", 5, seed, 100, 50, *lists)
 
-    row = reproduce.make_row([cell(0, 2, 4), cell(1, 4, 8)])
+    row = policy_table.make_row([cell(0, 2, 4), cell(1, 4, 8)])
     assert row["cloned"]["mean"] == pytest.approx(0.3)
     assert row["refined"]["mean"] == pytest.approx(0.6)
     told = [(p["seed"], p["policy"], p["real"]["mean"]) for p in row["policies"]]

@@ -90,7 +90,7 @@ def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_pat
     points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
     (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
     with pytest.raises(FileNotFoundError, match="--snapshots"):
-        trace_refinement.trace(trace_refinement.Args(run))
+        trace_refinement.trace(trace_refinement.Args((run,)), run)
     measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
     report = {
         "task": "hammer",
@@ -98,8 +98,10 @@ def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_pat
         "best": 0,
         "points": [{**point, "real": measured, "imagined": measured} for point in points],
     }
-    trace_refinement.plot(report, tmp_path / "trace.png")
-    assert (tmp_path / "trace.png").stat().st_size > 0
+    for count in (1, 4):
+        picture = tmp_path / f"traces-{count}.png"
+        trace_refinement.plot([report] * count, picture)
+        assert picture.stat().st_size > 0
 
 
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:

@@ -1,6 +1,7 @@
 """Compares refinement with its own variants and with learning from episodes alone.
 
-    python -m training.compare --tasks door-lock handle-pull --seeds 1
+    python -m training.compare --tasks door-lock handle-pull --seeds 1 --demonstrations 5 \\
+        --clone-steps 1000
 
 Every method begins from the clone of the table's cell (`training.reproduce`, whose folder and
 settings it shares) and is evaluated from the same held-out starts. Methods that learn from episodes
@@ -24,11 +25,13 @@ from training import clone_policy, collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
+from training.policy_table import by_demonstrations
 from training.reproduce import (
     WORLDS,
     cell_folder,
     claim,
     clone_cell,
+    demonstrated,
     outcomes,
     refine_cell,
 )
@@ -81,7 +84,7 @@ def own_episodes(args: Args, task: str, seed: int) -> Path:
     folder = cell_folder(args, task, seed) / "episodes"
     kept = folder / task / "train"
     kept.mkdir(parents=True, exist_ok=True)
-    shown = sorted((args.episodes_folder / task / "train").glob("expert-*.npz"))
+    shown = sorted((demonstrated(args, task) / task / "train").glob("expert-*.npz"))
     for path in shown[: args.demonstrations]:
         if not (kept / path.name).exists():
             shutil.copy(path, kept)
@@ -152,10 +155,11 @@ def measure(args: Args, world_model: WorldModel, task: str, seed: int) -> list[d
     """Makes and evaluates every method's policy of one task and seed."""
     clone_cell(args, task, seed)
     records = []
+    about = {"demonstrations": args.demonstrations, "task": task, "seed": seed}
     for method in args.methods:
         policy = METHODS[method][1](args, task, seed)
         found = {world: outcomes(args, world_model, policy, world) for world in WORLDS}
-        records.append({"method": method, "task": task, "seed": seed, **found})
+        records.append({"method": method, **about, **found})
         print(
             f"{task}, seed {seed}, {method}: "
             + ", ".join(f"{world} {format_rate(rate(np.array(found[world])))}" for world in WORLDS),
@@ -175,6 +179,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "method": method,
+                    "demonstrations": cells[0]["demonstrations"],
                     "task": task,
                     "seeds": sorted(cell["seed"] for cell in cells),
                     "episodes": len(cells[0]["real"]),
@@ -185,7 +190,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def format_comparison(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: real (imagined) success in per cent, real with its 95 % interval."""
+    """Rows of one number of demonstrations as Markdown: real (imagined) success in per cent."""
     tasks = sorted({row["task"] for row in rows})
     lines = [
         "| method | " + " | ".join(f"{task}, real (imagined)" for task in tasks) + " |",
@@ -205,16 +210,20 @@ def format_comparison(rows: list[dict[str, Any]]) -> str:
 
 
 def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes `comparison.json` and `comparison.md`; rows of other methods and tasks are kept."""
+    """Writes `comparison.json` and `comparison.md`; other rows there are kept."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    merged = {(row["method"], row["task"]): row for row in [*kept, *rows]}
-    ordered = sorted(
-        merged.values(), key=lambda row: (list(METHODS).index(row["method"]), row["task"])
-    )
-    path.write_text(json.dumps({"rows": ordered}, indent=2) + "\n")
-    (out / "comparison.md").write_text(format_comparison(ordered) + "\n")
+    by_key = {(row["demonstrations"], row["method"], row["task"]): row for row in [*kept, *rows]}
+    methods = list(METHODS)
+    order = sorted(by_key, key=lambda key: (-key[0], key[2], methods.index(key[1])))
+    merged = [by_key[key] for key in order]
+    path.write_text(json.dumps({"rows": merged}, indent=2) + "\n")
+    parts = [
+        f"Clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
+        for number, group in by_demonstrations(merged).items()
+    ]
+    (out / "comparison.md").write_text("\n".join(parts))
 
 
 def main() -> None:

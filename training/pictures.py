@@ -64,12 +64,12 @@ def save_videos(stem: Path, real: np.ndarray, imagined: np.ndarray, scale: int =
 
 
 @contextlib.contextmanager
-def drawing(path: Path, columns: int = 1, **options: Any) -> Iterator[Any]:
+def drawing(path: Path, columns: int = 1, rows: int = 1, **options: Any) -> Iterator[Any]:
     """Gives axes to draw on, without a display, and writes their figure to `path`."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, layout="constrained", **options)
+    figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
     yield axes
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -14,6 +14,8 @@ from typing import Any
 
 import tyro
 
+from training.compare import format_comparison
+from training.policy_table import by_demonstrations, format_table
 from training.trust import FRAMES
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -33,26 +35,50 @@ class Args:
 
 
 def policies_section(results: Path) -> str:
-    """The table of cloned and refined policies."""
+    """The tables of cloned and refined policies, their figures, and how the worlds agree."""
     told = json.loads((results / "table.json").read_text())
-    rows = told["rows"]
-    seeds = max(len(row["seeds"]) for row in rows)
-    table = (results / "table.md").read_text().strip()
-    return f"""### Policies, before and after
+    parts = [
+        "### Policies, before and after",
+        f"{told['rows'][0]['episodes']} real episodes a figure and seed on start configurations "
+        "that nothing was trained on, imagined episodes from the first frames of those same "
+        "episodes, 95 % intervals (Clopper-Pearson). World4RL's figures are of clones of 50 "
+        "demonstrations. The refined policies are in [results/policies](results/policies).",
+    ]
+    for number, rows in by_demonstrations(told["rows"]).items():
+        seeds = max(len(row["seeds"]) for row in rows)
+        few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
+        parts += [
+            f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}:\n"
+            f"`python -m training.reproduce --tasks all --seeds {seeds}{few}`",
+            format_table(rows),
+            f"![real success before and after](results/table-{number}.png)",
+        ]
+    parts += [
+        "![imagined against real success of these policies](results/policies.png)",
+        _agreement_text(told["agreement"]),
+    ]
+    return "\n\n".join(parts)
 
-Clones of five demonstrations, {seeds} seed{"s" if seeds > 1 else ""}, {rows[0]["episodes"]} real \
-episodes a figure and seed on start configurations that nothing was trained on, imagined episodes \
-from the first frames of those same episodes, 95 % intervals (Clopper-Pearson). World4RL's \
-figures are of clones of 50 demonstrations.
-`python -m training.reproduce --tasks all --seeds {seeds}`
 
-{table}
-
-![real success before and after](results/table.png)
-
-![imagined against real success of these policies](results/policies.png)
-
-{_agreement_text(told["agreement"])}"""
+def comparison_section(results: Path) -> str:
+    """Refinement beside its variants and learning from episodes alone; "" where not measured."""
+    path = results / "comparison.json"
+    if not path.exists():
+        return ""
+    rows = json.loads(path.read_text())["rows"]
+    parts = ["### Beside other ways to use the same data"]
+    for number, group in by_demonstrations(rows).items():
+        seeds = max(len(row["seeds"]) for row in group)
+        tasks = " ".join(sorted({row["task"] for row in group}))
+        few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
+        parts += [
+            f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}, "
+            f"{group[0]['episodes']} real episodes a figure and seed, from the table's starts; "
+            "what learns from episodes has the demonstrations and 50 real rollouts of the clone.\n"
+            f"`python -m training.compare --tasks {tasks} --seeds {seeds}{few}`",
+            format_comparison(group),
+        ]
+    return "\n\n".join(parts)
 
 
 def _agreement_text(told: dict[str, Any]) -> str:
@@ -162,8 +188,8 @@ One denoising step is the default, by `python -m training.evaluate_world_model -
 
 def render(results: Path) -> str:
     """The whole section, without its markers."""
-    parts = [policies_section(results), fidelity_section(results), speed_section(results)]
-    return "\n\n".join(parts)
+    sections = (policies_section, comparison_section, fidelity_section, speed_section)
+    return "\n\n".join(text for section in sections if (text := section(results)))
 
 
 def main() -> None:

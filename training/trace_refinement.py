@@ -1,17 +1,19 @@
 """Real and imagined success along a refinement: where do they part, and what did the rule choose?
 
     python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer --snapshots
-    python -m training.trace_refinement --run runs/refine/hammer --episodes 50
+    python -m training.trace_refinement --run runs/refine/* --episodes 50 --out runs/traces
 
 Every snapshot is evaluated in both worlds from the same starts (figure M5 of the trust figures).
-Writes `trace.json` and `trace.png` into the run's folder; what is there already is not measured
-again.
+Writes `traces.json` and `traces.png`; what is measured of a run is kept in its own folder, as
+`trace.json`, and not measured again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,31 +32,33 @@ class Args:
     """Command line of `training.trace_refinement`.
 
     Attributes:
-        run: Folder of a refinement that kept its snapshots.
+        run: Folders of refinements that kept their snapshots.
         world_model: Folder or Hub id; none given means the embedded one.
         episodes: Real episodes, and imagined ones, a snapshot.
         split: The split whose seeds are used; choose nothing on "test".
         seed_offset: Where in the split's seeds to begin.
         workers: Processes for real episodes.
+        out: Folder of `traces.json` and `traces.png`.
     """
 
-    run: Path
+    run: tuple[Path, ...]
     world_model: str | None = None
     episodes: int = 50
     split: Literal["validation", "test"] = "validation"
     seed_offset: int = 100_000
     workers: int = 2
+    out: Path = Path("runs/traces")
 
 
-def trace(args: Args) -> dict[str, Any]:
-    """Evaluates every snapshot of the run and returns the points, the chosen and the best one.
+def trace(args: Args, run: Path) -> dict[str, Any]:
+    """Evaluates every snapshot of a run and returns the points, the chosen and the best one.
 
     Raises:
         FileNotFoundError: The run has no curve, or kept no snapshots.
     """
-    curve = json.loads((args.run / "curve.json").read_text())
+    curve = json.loads((run / "curve.json").read_text())
     settings = {k: getattr(args, k) for k in ("world_model", "episodes", "split", "seed_offset")}
-    path = args.run / "trace.json"
+    path = run / "trace.json"
     known: dict[int, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text())
@@ -67,7 +71,7 @@ def trace(args: Args) -> dict[str, Any]:
         steps = measured["imagined_steps"]
         point = known.get(steps)
         if point is None:
-            snapshot = snapshot_path(args.run, steps)
+            snapshot = snapshot_path(run, steps)
             if not snapshot.exists():
                 raise FileNotFoundError(f"{snapshot}: refine with --snapshots to keep it")
             result = evaluate(snapshot, world_model, seeds, workers=args.workers)
@@ -84,31 +88,42 @@ def trace(args: Args) -> dict[str, Any]:
     return report
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    """Draws both successes by imagined steps, the point chosen and the best one."""
-    with drawing(path, figsize=(6, 3.6)) as axes:
-        points = report["points"]
-        steps = [p["imagined_steps"] for p in points]
-        for world, colour in (("real", "black"), ("imagined", "tab:blue")):
-            means = [100 * p[world]["mean"] for p in points]
-            axes.plot(steps, means, "o-", color=colour, label=world)
-            axes.fill_between(
-                steps,
-                [100 * p[world]["low"] for p in points],
-                [100 * p[world]["high"] for p in points],
-                color=colour,
-                alpha=0.12,
-            )
-        for name, style in (("chosen", "-"), ("best", ":")):
-            axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
-        axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=report["task"])
-        axes.legend(fontsize="small")
+def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws both successes of each run by imagined steps, the point chosen and the best one."""
+    columns = min(3, len(reports))
+    rows = math.ceil(len(reports) / columns)
+    with drawing(
+        path, columns, rows, figsize=(4.2 * columns, 3.2 * rows), sharey=True, squeeze=False
+    ) as grid:
+        for axes, report in zip(grid.flat, reports, strict=False):
+            points = report["points"]
+            steps = [p["imagined_steps"] for p in points]
+            for world, colour in (("real", "black"), ("imagined", "tab:blue")):
+                means = [100 * p[world]["mean"] for p in points]
+                axes.plot(steps, means, "o-", color=colour, label=world)
+                axes.fill_between(
+                    steps,
+                    [100 * p[world]["low"] for p in points],
+                    [100 * p[world]["high"] for p in points],
+                    color=colour,
+                    alpha=0.12,
+                )
+            for name, style in (("chosen", "-"), ("best", ":")):
+                axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
+            axes.set(xlabel="imagined steps", ylim=(-3, 103), title=report["task"])
+        grid[0, 0].set_ylabel("success, %")
+        grid[0, 0].legend(fontsize="small")
+        for axes in grid.flat[len(reports) :]:
+            axes.set_visible(False)
 
 
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    plot(trace(args), args.run / "trace.png")
+    reports = [trace(args, run) for run in args.run]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "traces.json").write_text(json.dumps({"runs": reports}, indent=2) + "\n")
+    plot(reports, args.out / "traces.png")
 
 
 if __name__ == "__main__":

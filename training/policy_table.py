@@ -1,0 +1,163 @@
+"""The table of policies before and after refinement, and its figures, beside World4RL's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.evaluate import draw_scatter, format_rate
+from training.metrics import Rate, policy_agreement, rate
+from training.pictures import drawing
+from training.real_env import TASKS
+
+PUBLISHED = {
+    "coffee-pull": (47, 68),
+    "soccer": (18, 31),
+    "hammer": (79, 91),
+    "door-lock": (74, 92),
+    "lever-pull": (31, 52),
+    "handle-pull": (60, 71),
+}
+"""World4RL's own table (arXiv 2509.19080): real success, %, of clones of 50 demonstrations and of
+what refinement made of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One task and seed: outcomes before and after refinement, lists of 0 and 1."""
+
+    task: str
+    demonstrations: int
+    seed: int
+    imagined_steps: int
+    kept: int
+    cloned: list[int]
+    refined: list[int]
+    imagined_before: list[int]
+    imagined_after: list[int]
+
+
+def make_row(cells: list[Cell]) -> dict[str, Any]:
+    """One row of the table: the cells of a task over its seeds, pooled, and each policy apart."""
+    row: dict[str, Any] = {
+        "task": cells[0].task,
+        "demonstrations": cells[0].demonstrations,
+        "seeds": [cell.seed for cell in cells],
+        "episodes": len(cells[0].cloned),
+    }
+    for name in ("cloned", "refined", "imagined_before", "imagined_after"):
+        pooled = [solved for cell in cells for solved in getattr(cell, name)]
+        row[name] = dataclasses.asdict(rate(pooled))
+    row["policies"] = [
+        {
+            "task": cell.task,
+            "demonstrations": cell.demonstrations,
+            "seed": cell.seed,
+            "policy": policy,
+            "real": dataclasses.asdict(rate(getattr(cell, policy))),
+            "imagined": dataclasses.asdict(rate(getattr(cell, imagined))),
+        }
+        for cell in cells
+        for policy, imagined in (("cloned", "imagined_before"), ("refined", "imagined_after"))
+    ]
+    row["gap_before"] = round(row["imagined_before"]["mean"] - row["cloned"]["mean"], 4)
+    row["gap_after"] = round(row["imagined_after"]["mean"] - row["refined"]["mean"], 4)
+    row["imagined_steps"] = [cell.imagined_steps for cell in cells]
+    row["kept_at"] = [cell.kept for cell in cells]
+    return row
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown, success in per cent with 95 % intervals, gaps in points."""
+    lines = [
+        "| task | cloned, real | refined, real | cloned, imagined | refined, imagined "
+        "| gap before | gap after | World4RL |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    names = ("cloned", "refined", "imagined_before", "imagined_after")
+    for row in rows:
+        cells = [format_rate(Rate(**row[name])) for name in names]
+        gaps = [f"{100 * row[name]:+.0f}" for name in ("gap_before", "gap_after")]
+        published = "{} → {}".format(*PUBLISHED[row["task"]])
+        lines.append(f"| {row['task']} | " + " | ".join([*cells, *gaps, published]) + " |")
+    means = [f"{100 * np.mean([row[name]['mean'] for row in rows]):.1f} %" for name in names]
+    gaps = [
+        f"{100 * np.mean([row[name] for row in rows]):+.1f}" for name in ("gap_before", "gap_after")
+    ]
+    published = " → ".join(
+        f"{np.mean([PUBLISHED[row['task']][at] for row in rows]):.1f}" for at in (0, 1)
+    )
+    lines.append("| **mean** | " + " | ".join([*means, *gaps, published]) + " |")
+    return "\n".join(lines)
+
+
+def by_demonstrations(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """Rows by the number of demonstrations that their clones were made of, most first."""
+    numbers = sorted({row["demonstrations"] for row in rows}, reverse=True)
+    return {n: [row for row in rows if row["demonstrations"] == n] for n in numbers}
+
+
+def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws real success before and after, with its intervals, beside the published figures."""
+    with drawing(path, figsize=(9, 3.8)) as axes:
+        places = np.arange(len(rows))
+        for number, (name, colour, mark) in enumerate(
+            (("cloned", "tab:gray", "black"), ("refined", "tab:blue", "tab:red"))
+        ):
+            shift = 0.4 * (number - 0.5)
+            means = np.array([100 * row[name]["mean"] for row in rows])
+            ends = np.array([[100 * row[name][end] for row in rows] for end in ("low", "high")])
+            axes.bar(
+                places + shift,
+                means,
+                0.36,
+                yerr=np.abs(ends - means),
+                color=colour,
+                capsize=3,
+                label=f"{name}, real, 95 %",
+            )
+            axes.plot(
+                places + shift,
+                [PUBLISHED[row["task"]][number] for row in rows],
+                "D",
+                color=mark,
+                markersize=5,
+                label=f"World4RL's {name}",
+            )
+        axes.set_xticks(places, [row["task"] for row in rows])
+        axes.set(ylabel="success, %", ylim=(0, 103))
+        axes.legend(fontsize="small", ncols=2)
+
+
+def save_table(rows: list[dict[str, Any]], out: Path) -> None:
+    """Writes `table.json`, `table.md` and figures; other rows there are kept.
+
+    Rows are told apart by task and number of demonstrations, and a table and a figure made for each
+    such number.
+
+    The table's policies, cloned and refined, are also what M4 is taken over: does imagination rank
+    them as reality does?
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "table.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    by_key = {(row["demonstrations"], row["task"]): row for row in [*kept, *rows]}
+    merged = [by_key[key] for key in sorted(by_key, key=lambda key: (-key[0], TASKS.index(key[1])))]
+    policies = [policy for row in merged for policy in row["policies"]]
+    table: dict[str, Any] = {"rows": merged}
+    if len(policies) >= 3:
+        table["agreement"] = policy_agreement(
+            *([policy[world]["mean"] for policy in policies] for world in ("imagined", "real"))
+        )
+        draw_scatter(policies, out / "policies.png")
+    path.write_text(json.dumps(table, indent=2) + "\n")
+    parts = []
+    for number, group in by_demonstrations(merged).items():
+        draw_table(group, out / f"table-{number}.png")
+        parts.append(f"Clones of {number} demonstrations:\n\n{format_table(group)}\n")
+    (out / "table.md").write_text("\n".join(parts))
