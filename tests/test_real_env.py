@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from training.real_env import (
     SPLIT_SEEDS,
@@ -130,6 +131,39 @@ def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
     assert [e.seed for e in episodes] == [0, 1]
     assert all(len(e) == 50 and e.action_repeat == 3 for e in episodes)
     assert np.array_equal(episodes[0].actions[0], episodes[0].actions[1])
+
+
+@needs_gl
+def test_a_plan_does_in_reality_what_a_policy_does_in_imagination(tmp_path: Path) -> None:
+    from training.collect_episodes import Args, collect_episode, make_actor
+    from training.policy import PolicyConfig, make_policy, sample_actions, save_policy
+    from training.real_env import RealEnv
+    from training.replay import imagine
+    from world4rl_gym.world_model import WorldModel
+
+    config = PolicyConfig("door-lock")
+    policy = make_policy(config)
+    save_policy(policy, config, tmp_path / "policy")
+    args = Args("plan", ("door-lock",), policy=str(tmp_path / "policy"), deterministic=True)
+    env = RealEnv("door-lock", terminate_on_success=False)
+    try:
+        episode = collect_episode(env, 3, "plan", make_actor(args, env, 3))
+    finally:
+        env.close()
+    model = WorldModel.from_pretrained()
+    dreamt = imagine(
+        model.denoiser,
+        model.scheduler,
+        episode.frames[:1],
+        lambda frames: sample_actions(policy, frames, None),
+        len(episode),
+        model.config.num_inference_steps,
+        torch.tensor([3]),
+    )[0]
+    assert np.array_equal(episode.actions, dreamt.actions)
+    assert not np.array_equal(episode.frames[-1], dreamt.frames[-1])
+    with pytest.raises(ValueError, match="policy"):
+        Args("plan")
 
 
 def test_unknown_task_lists_the_valid_ones() -> None:

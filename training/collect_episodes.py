@@ -2,6 +2,7 @@
 
     python -m training.collect_episodes --behaviour expert --episodes 50
     python -m training.collect_episodes --behaviour policy --policy runs/clone/hammer --tasks hammer
+    python -m training.collect_episodes --behaviour plan --policy runs/refine/hammer --tasks hammer
     python -m training.collect_episodes --behaviour start --episodes 100
 
 Every episode is a file of its own, named by behaviour and seed; the same command goes on where it
@@ -11,12 +12,13 @@ was stopped. Seeds of train, validation and test never meet, and so neither do s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -26,10 +28,14 @@ from training.episodes import Episode
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.settings import require_at_least
 
+if TYPE_CHECKING:
+    from world4rl_gym.world_model import WorldModel
+
 Behaviour = Literal[
     "expert",
     "noisy-expert",
     "policy",
+    "plan",
     "random",
     "start",
     "zero",
@@ -44,14 +50,19 @@ class Args:
     """Command line of `training.collect_episodes`.
 
     Attributes:
-        behaviour: Who acts; "start" stores first frames only. The last four only probe a world
-            model: no action at all, the expert with an open gripper, and the expert's actions of
-            the same start, backwards or in any order.
+        behaviour: Who acts; "start" stores first frames only. "plan" does in reality what a policy
+            does in imagination from the same start: where the two part, the world model is wrong,
+            and just there a refined policy goes. The last four only probe a world model: no
+            action at all, the expert with an open gripper, and the expert's actions of the same
+            start, backwards or in any order.
         tasks: Tasks to collect.
         episodes: Episodes (or start frames) a task.
         split: The split whose seeds are used.
         seed_offset: Where in the split's seeds to begin.
-        policy: Folder of the policy, for behaviour "policy"; "{task}" stands for the task's name.
+        policy: Folder of the policy, for behaviours "policy" and "plan"; "{task}" stands for the
+            task's name.
+        world_model: Folder or Hub id of the world model that plans; none given means the embedded
+            one.
         deterministic: Let the policy take its mean action instead of sampling.
         noise: Deviation of the Gaussian noise that a noisy expert adds to its action.
         hold: Decisions for which a random or noise draw is held.
@@ -65,6 +76,7 @@ class Args:
     split: Literal["train", "validation", "test"] = "train"
     seed_offset: int = 0
     policy: str | None = None
+    world_model: str | None = None
     deterministic: bool = False
     noise: float = 0.5
     hold: int = 1
@@ -74,8 +86,8 @@ class Args:
     def __post_init__(self) -> None:
         for task in self.tasks:
             check_task(task)
-        if (self.behaviour == "policy") != (self.policy is not None):
-            raise ValueError("policy: give a folder with --behaviour policy, and only then")
+        if (self.behaviour in ("policy", "plan")) != (self.policy is not None):
+            raise ValueError("policy: give a folder with --behaviour policy or plan, and only then")
         require_at_least(self, 1, "episodes", "hold", "workers")
         require_at_least(self, 0, "noise")
 
@@ -102,14 +114,25 @@ def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
         return lambda env, frame, t: np.clip(
             env.expert_action() + draw(t, lambda: rng.normal(0, scale, 4)), -1, 1
         ).astype(np.float32)
-    if args.behaviour == "policy":
+    if args.behaviour in ("policy", "plan"):
         from training.policy import load_policy, sample_actions
 
         assert args.policy is not None
         policy = load_policy(args.policy.format(task=env.task))
-        return lambda env, frame, t: sample_actions(
-            policy, frame[None], None if args.deterministic else rng
-        )[0]
+
+        def act(frames: np.ndarray) -> np.ndarray:
+            return sample_actions(policy, frames, None if args.deterministic else rng)
+
+        if args.behaviour == "policy":
+            return lambda env, frame, t: act(frame[None])[0]
+        planned: list[np.ndarray] = []
+
+        def follow(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:
+            if decision == 0:
+                planned.extend(_imagined_actions(args.world_model, frame, act, env, seed))
+            return planned[decision]
+
+        return follow
     if args.behaviour == "zero":
         return lambda env, frame, t: np.zeros(4, np.float32)
     if args.behaviour == "open-gripper":
@@ -119,6 +142,38 @@ def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
         plan = plan[::-1] if args.behaviour == "reversed" else rng.permutation(plan)
         return lambda env, frame, t: plan[t]
     return _expert
+
+
+@functools.lru_cache(maxsize=1)
+def _world_model(source: str | None) -> WorldModel:
+    from world4rl_gym.world_model import WorldModel
+
+    return WorldModel.from_pretrained(source)
+
+
+def _imagined_actions(
+    source: str | None,
+    first: np.ndarray,
+    act: Callable[[np.ndarray], np.ndarray],
+    env: RealEnv,
+    seed: int,
+) -> np.ndarray:
+    """What `act` does over a whole imagined episode, `(T, A)` float32."""
+    import torch
+
+    from training.replay import imagine
+
+    model = _world_model(source)
+    rollouts = imagine(
+        model.denoiser,
+        model.scheduler,
+        first[None],
+        act,
+        env.max_episode_steps,
+        model.config.num_inference_steps,
+        torch.tensor([seed]),
+    )
+    return rollouts[0].actions
 
 
 def _expert(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:

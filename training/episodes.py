@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-BEHAVIOURS = ("expert", "noisy-expert", "policy", "random")
+BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 """Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")

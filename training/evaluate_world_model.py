@@ -35,7 +35,7 @@ from training.trust import (
 )
 from world4rl_gym.world_model import WorldModel
 
-GROUPS = {"policy": ("expert", "noisy-expert", "policy"), "random": ("random",)}
+GROUPS = {"policy": ("expert", "noisy-expert", "policy", "plan"), "random": ("random",)}
 
 
 @dataclasses.dataclass(frozen=True)
