@@ -166,6 +166,31 @@ def test_a_plan_does_in_reality_what_a_policy_does_in_imagination(tmp_path: Path
         Args("plan")
 
 
+@needs_gl
+def test_plans_are_carried_out_whatever_is_seen(tmp_path: Path) -> None:
+    from training.evaluate import evaluate
+    from training.policy import PolicyConfig, make_policy, save_policy
+    from training.real_rollouts import real_episodes
+    from world4rl_gym.world_model import WorldModel
+
+    config = PolicyConfig("door-lock")
+    for name in ("one", "other"):
+        save_policy(make_policy(config), config, tmp_path / name)
+    played = real_episodes(tmp_path / "one", [3, 4], workers=1)
+    plans = np.stack([episode.actions for episode in played])
+    again = real_episodes(tmp_path / "other", [3, 4], workers=1, plans=plans)
+    for one, two in zip(played, again, strict=True):
+        assert np.array_equal(one.actions, two.actions)
+        assert np.array_equal(one.frames, two.frames)
+    result = evaluate(
+        tmp_path / "one", WorldModel.from_pretrained(), [3, 4], real=False, plans=True, workers=1
+    )
+    assert result.real is None
+    assert result.planned is not None
+    assert len(result.planned) == 2
+    assert set(result.record()) == {"task", "real", "imagined", "planned"}
+
+
 def test_unknown_task_lists_the_valid_ones() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "training.collect_episodes", "--tasks", "fly"],

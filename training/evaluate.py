@@ -2,6 +2,7 @@
 
     python -m training.evaluate --policy runs/refine/hammer --episodes 100 --out runs/evaluate
     python -m training.evaluate --policy runs/clone/* --imagined --real --out runs/evaluate
+    python -m training.evaluate --policy runs/refine/hammer --plans
 
 Real episodes begin from the start configurations of held-out seeds, imagined ones from the first
 frames of those very episodes. Of three policies or more it tells how well imagined success goes
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +21,17 @@ import numpy as np
 import torch
 import tyro
 from stable_baselines3.common.policies import ActorCriticPolicy
-from tqdm import tqdm
 
-from training.episodes import Episode
 from training.metrics import Rate, policy_agreement, rate
 from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
-from training.real_env import RealEnv, check_task, require_real_env, split_seeds
-from training.replay import replay
+from training.real_env import check_task, split_seeds
+from training.real_rollouts import first_frames, real_episodes
+from training.replay import imagine, replay
 from training.settings import require_at_least
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.pixels import channels_last
 from world4rl_gym.world_model import WorldModel
 
 
@@ -48,6 +47,8 @@ class Args:
         world_model: Folder or Hub id of the world model; none given means the embedded one.
         imagined: Evaluate in imagination.
         real: Evaluate in the real env.
+        plans: Also do in reality what the policy does in imagination. Where that fails too, the
+            world model is wrong; where it succeeds, the policy acts otherwise on real frames.
         video: Write side-by-side videos of each policy's first real episode, as NUMBER-NAME.
         workers: Processes for real episodes.
         out: Folder of `evaluation.json` and videos.
@@ -60,14 +61,15 @@ class Args:
     world_model: str | None = None
     imagined: bool = True
     real: bool = True
+    plans: bool = False
     video: bool = True
     workers: int = 2
     out: Path = Path("runs/evaluate")
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "episodes", "workers")
-        if not (self.imagined or self.real):
-            raise ValueError("imagined, real: at least one of them must be asked for")
+        if not (self.imagined or self.real or self.plans):
+            raise ValueError("imagined, real, plans: at least one of them must be asked for")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +80,13 @@ class Evaluation:
         task: The task.
         real: Success of each real episode.
         imagined: Success of each imagined episode, from the same first frames, in the same order.
+        planned: Real success of what was done in imagination, from the same starts.
     """
 
     task: str
     real: np.ndarray | None
     imagined: np.ndarray | None
+    planned: np.ndarray | None = None
 
     @property
     def real_rate(self) -> Rate | None:
@@ -94,9 +98,16 @@ class Evaluation:
         """Imagined success with its 95 % interval."""
         return None if self.imagined is None else rate(self.imagined)
 
+    @property
+    def planned_rate(self) -> Rate | None:
+        """Real success of imagined plans with its 95 % interval."""
+        return None if self.planned is None else rate(self.planned)
+
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
         rates = {"real": self.real_rate, "imagined": self.imagined_rate}
+        if self.planned is not None:
+            rates["planned"] = self.planned_rate
         return {
             "task": self.task,
             **{k: None if v is None else dataclasses.asdict(v) for k, v in rates.items()},
@@ -151,73 +162,24 @@ def imagined_outcomes(
     return solved
 
 
-def _real_episodes(job: tuple[Path, list[int]]) -> list[Episode]:
-    folder, seeds = job
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    policy, config = load_policy(folder), load_policy_config(folder)
-    env = RealEnv(config.task, frame_size=config.frame_size)
-    results = []
-    try:
-        for seed in seeds:
-            frame, _ = env.reset(seed=seed)
-            frames, actions, success = [frame], [], []
-            over = False
-            while not over:
-                action = sample_actions(policy, frame[None], None)[0]
-                frame, _, terminated, truncated, info = env.step(action)
-                frames.append(frame)
-                actions.append(action)
-                success.append(info["is_success"])
-                over = terminated or truncated
-            if len(actions) == 1:  # an Episode holds two decisions at least
-                frames, actions, success = frames + frames[-1:], actions * 2, success * 2
-            episode = Episode(
-                np.stack(frames),
-                np.stack(actions),
-                np.array(success),
-                env.task,
-                "policy",
-                seed,
-                env.action_repeat,
-            )
-            results.append(episode)
-    finally:
-        env.close()
-    return results
-
-
-def real_episodes(policy: Path, seeds: Sequence[int], workers: int = 2) -> list[Episode]:
-    """Plays the deterministic policy in the real env, once from each seed, in parallel.
-
-    Raises:
-        RealEnvUnavailableError: Meta-World or GL is missing.
-    """
-    require_real_env()
-    jobs = [(policy, list(seeds[i : i + 5])) for i in range(0, len(seeds), 5)]
-    episodes: list[Episode] = []
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(min(workers, len(jobs))) as pool,
-        tqdm(total=len(seeds), unit="episode", desc="real episodes", mininterval=1) as bar,
-    ):
-        for results in pool.imap(_real_episodes, jobs):
-            episodes.extend(results)
-            bar.update(len(results))
-    return episodes
-
-
-def first_frames(task: str, seeds: Sequence[int], world_model: WorldModel) -> InitialFrames:
-    """Start contexts of real start configurations, which cost a reset each."""
-    require_real_env()
-    env = RealEnv(task, frame_size=world_model.frame_size)
-    try:
-        frames = np.stack([env.reset(seed=seed)[0] for seed in seeds])
-    finally:
-        env.close()
-    return InitialFrames.from_starts(
-        frames, task, world_model.context_length, world_model.action_size
-    )
+def imagined_plans(
+    policy: ActorCriticPolicy, world_model: WorldModel, starts: InitialFrames
+) -> np.ndarray:
+    """What the deterministic policy does in imagination from each start, `(N, T, A)` float32."""
+    first = channels_last(starts.frames[:, -1]).numpy()
+    plans = []
+    for rows in np.split(np.arange(len(first)), range(32, len(first), 32)):
+        rollouts = imagine(
+            world_model.denoiser,
+            world_model.scheduler,
+            first[rows],
+            lambda frames: sample_actions(policy, frames, None),
+            world_model.config.max_episode_steps,
+            world_model.config.num_inference_steps,
+            torch.from_numpy(rows),
+        )
+        plans += [rollout.actions for rollout in rollouts]
+    return np.stack(plans)
 
 
 def evaluate(
@@ -228,6 +190,7 @@ def evaluate(
     real: bool = True,
     workers: int = 2,
     video: Path | None = None,
+    plans: bool = False,
 ) -> Evaluation:
     """Evaluates one saved policy from the start configurations of `seeds`.
 
@@ -239,10 +202,11 @@ def evaluate(
         real: Evaluate in the real env.
         workers: Processes for real episodes.
         video: Path, without suffix, of side-by-side videos of the first real episode.
+        plans: Do in reality what the policy does in imagination.
     """
     task = check_policy_fits(policy, world_model)
     check_task(task)
-    outcomes = solved = None
+    outcomes = solved = planned = None
     if real:
         episodes = real_episodes(policy, seeds, workers)
         outcomes = np.array([e.solved for e in episodes])
@@ -261,11 +225,15 @@ def evaluate(
                 world_model.config.num_inference_steps,
             )[0]
             save_videos(video, shown.frames, dream.frames)
-    elif imagined:
+    else:
         starts = first_frames(task, seeds, world_model)
     if imagined:
         solved = imagined_outcomes(load_policy(policy), world_model, starts, task)
-    return Evaluation(task, outcomes, solved)
+    if plans:
+        intended = imagined_plans(load_policy(policy), world_model, starts)
+        done = real_episodes(policy, seeds, workers, intended)
+        planned = np.array([e.solved for e in done])
+    return Evaluation(task, outcomes, solved, planned)
 
 
 def format_rate(value: Rate | None) -> str:
@@ -321,11 +289,13 @@ def main() -> None:
             args.real,
             args.workers,
             args.out / f"{number}-{policy.name}" if args.video else None,
+            args.plans,
         )
         records.append({"policy": str(policy), **result.record()})
         print(
             f"{policy}: real {format_rate(result.real_rate)}, "
             f"imagined {format_rate(result.imagined_rate)}"
+            + (f", its plans in reality {format_rate(result.planned_rate)}" if args.plans else "")
         )
     report: dict[str, Any] = {
         "split": args.split,
