@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from training.compare import format_comparison
+from training.compare import METHODS, format_comparison
 from training.policy_table import by_demonstrations, format_table
 from training.trust import FRAMES
 
@@ -70,12 +70,14 @@ def comparison_section(results: Path) -> str:
     for number, group in by_demonstrations(rows).items():
         seeds = max(len(row["seeds"]) for row in group)
         tasks = " ".join(sorted({row["task"] for row in group}))
+        measured = [method for method in METHODS if method in {row["method"] for row in group}]
         few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
         parts += [
             f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}, "
             f"{group[0]['episodes']} real episodes a figure and seed, from the table's starts; "
             "what learns from episodes has the demonstrations and 50 real rollouts of the clone.\n"
-            f"`python -m training.compare --tasks {tasks} --seeds {seeds}{few}`",
+            f"`python -m training.compare --tasks {tasks} --methods {' '.join(measured)} "
+            f"--seeds {seeds}{few}`",
             format_comparison(group),
         ]
     return "\n\n".join(parts)
