@@ -131,7 +131,7 @@ def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
             )
         axes.set_xticks(places, [row["task"] for row in rows])
         axes.set(ylabel="success, %", ylim=(0, 103))
-        axes.legend(fontsize="small", ncols=2)
+        axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def save_table(rows: list[dict[str, Any]], out: Path) -> None:
