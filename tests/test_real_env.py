@@ -182,6 +182,8 @@ def test_plans_are_carried_out_whatever_is_seen(tmp_path: Path) -> None:
     for one, two in zip(played, again, strict=True):
         assert np.array_equal(one.actions, two.actions)
         assert np.array_equal(one.frames, two.frames)
+    (short,) = real_episodes(tmp_path / "other", [3], workers=1, plans=plans[:1, :7])
+    assert np.array_equal(short.actions, plans[0, :7])
     result = evaluate(
         tmp_path / "one", WorldModel.from_pretrained(), [3, 4], real=False, plans=True, workers=1
     )

@@ -41,6 +41,7 @@ def _real_episodes(job: tuple[Path, list[int], np.ndarray | None]) -> list[Episo
                 actions.append(action)
                 success.append(info["is_success"])
                 over = terminated or truncated
+                over |= plans is not None and len(actions) == len(plans[row])
             if len(actions) == 1:  # an Episode holds two decisions at least
                 frames, actions, success = frames + frames[-1:], actions * 2, success * 2
             episode = Episode(
@@ -67,7 +68,7 @@ def real_episodes(
         policy: Folder of the policy.
         seeds: Seeds of the start configurations.
         workers: Processes.
-        plans: `(N, T, A)` actions to take instead, whatever is seen.
+        plans: `(N, T, A)` actions to take instead, whatever is seen; an episode ends with its plan.
 
     Raises:
         RealEnvUnavailableError: Meta-World or GL is missing.
