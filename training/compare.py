@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from training import clone_policy, collect_episodes, td3_bc
+from training import collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
@@ -103,20 +103,7 @@ def own_episodes(args: Args, task: str, seed: int) -> Path:
 
 
 def _filtered(args: Args, task: str, seed: int) -> Path:
-    out = cell_folder(args, task, seed) / "filtered"
-    if not (out / "policy.json").exists():
-        clone_policy.run(
-            clone_policy.Args(
-                task,
-                out,
-                own_episodes(args, task, seed),
-                args.demonstrations,
-                rollouts=True,
-                steps=args.clone_steps,
-                seed=seed,
-            )
-        )
-    return out
+    return clone_cell(args, task, seed, "filtered", own_episodes, rollouts=True)
 
 
 def _td3_bc(args: Args, task: str, seed: int) -> Path:

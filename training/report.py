@@ -46,11 +46,9 @@ def policies_section(results: Path) -> str:
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
     for number, rows in by_demonstrations(told["rows"]).items():
-        seeds = max(len(row["seeds"]) for row in rows)
-        few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
+        told_of, flags = _clones(number, rows)
         parts += [
-            f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}:\n"
-            f"`python -m training.reproduce --tasks all --seeds {seeds}{few}`",
+            f"{told_of}:\n`python -m training.reproduce --tasks all {flags}`",
             format_table(rows),
             f"![real success before and after](results/table-{number}.png)",
         ]
@@ -69,19 +67,25 @@ def comparison_section(results: Path) -> str:
     rows = json.loads(path.read_text())["rows"]
     parts = ["### Beside other ways to use the same data"]
     for number, group in by_demonstrations(rows).items():
-        seeds = max(len(row["seeds"]) for row in group)
+        told_of, flags = _clones(number, group)
         tasks = " ".join(sorted({row["task"] for row in group}))
         measured = [method for method in METHODS if method in {row["method"] for row in group}]
-        few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
         parts += [
-            f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}, "
-            f"{group[0]['episodes']} real episodes a figure and seed, from the table's starts; "
-            "what learns from episodes has the demonstrations and 50 real rollouts of the clone.\n"
-            f"`python -m training.compare --tasks {tasks} --methods {' '.join(measured)} "
-            f"--seeds {seeds}{few}`",
+            f"{told_of}, {group[0]['episodes']} real episodes a figure and seed, from the table's "
+            "starts; what learns from episodes has the demonstrations and 50 real rollouts of the "
+            "clone.\n"
+            f"`python -m training.compare --tasks {tasks} --methods {' '.join(measured)} {flags}`",
             format_comparison(group),
         ]
     return "\n\n".join(parts)
+
+
+def _clones(number: int, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """Which clones some rows are of, in words and as flags of the command that made them."""
+    seeds = max(len(row["seeds"]) for row in rows)
+    few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
+    words = f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}"
+    return words, f"--seeds {seeds}{few}"
 
 
 def _agreement_text(told: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,20 +126,36 @@ def outcomes(
     return json.loads(path.read_text())
 
 
-def clone_cell(args: Args, task: str, seed: int) -> Path:
-    """Clones a cell's policy, where that is not done, and returns its folder."""
-    cloned = cell_folder(args, task, seed) / "cloned"
+def clone_cell(
+    args: Args,
+    task: str,
+    seed: int,
+    name: str = "cloned",
+    episodes: Callable[[Any, str, int], Path] | None = None,
+    **changes: Any,
+) -> Path:
+    """Clones a cell's policy, where that is not done, and returns its folder.
+
+    Args:
+        args: The command line.
+        task: The cell's task.
+        seed: Its seed.
+        name: Of the policy.
+        episodes: Gives the folder to learn from, asked only where there is something to do; none
+            given takes the demonstrations'.
+        **changes: To the settings of `training.clone_policy`.
+    """
+    cloned = cell_folder(args, task, seed) / name
     if not (cloned / "policy.json").exists():
-        clone_policy.run(
-            clone_policy.Args(
-                task,
-                cloned,
-                demonstrated(args, task),
-                args.demonstrations,
-                steps=args.clone_steps,
-                seed=seed,
-            )
+        settings = clone_policy.Args(
+            task,
+            cloned,
+            episodes(args, task, seed) if episodes else demonstrated(args, task),
+            args.demonstrations,
+            steps=args.clone_steps,
+            seed=seed,
         )
+        clone_policy.run(dataclasses.replace(settings, **changes))
     return cloned
 
 
