@@ -13,6 +13,7 @@ from episode_factory import make_episode, write_episodes
 
 from training import refine_policy, trace_refinement
 from training.anchor import DemonstrationAnchor
+from training.episodes import EpisodeError
 from training.judge import Judge, Measurement, chosen, snapshot_path, split_starts
 from training.policy import actor_parameters, load_policy
 from training.settings import SettingsError
@@ -49,7 +50,8 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         episodes=write_episodes(tmp_path / "data"),
         demonstrations=3,
         anchor_steps=2,
-        anchor_imagined=True,
+        imagined_demonstrations=True,
+        adapt_steps=3,
         kl_coef=0.1,
         uncertainty_penalty=0.001,
         initial_frames="anywhere",
@@ -82,6 +84,41 @@ def test_the_anchor_holds_demonstrations_as_seen_and_as_imagined() -> None:
     assert torch.equal(both[decisions], real[0])  # imagination begins at the real first frame
     assert not torch.equal(both[decisions:], real)
     assert torch.equal(anchors[1].actions, anchors[0].actions.repeat(2, 1))
+
+
+def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
+    cloned: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+    episodes = write_episodes(tmp_path / "data")
+    begun = []
+    for name, changes in {
+        "unadapted": {"adapt_steps": 0},
+        "seen": {"adapt_steps": 4, "imagined_demonstrations": False},
+        "imagined": {"adapt_steps": 4},
+    }.items():
+        args = short_run(
+            cloned,
+            tmp_path / name,
+            folder,
+            steps=32,
+            episodes=episodes,
+            demonstrations=3,
+            anchor_steps=0,
+            **changes,
+        )
+        refine_policy.refine(args)
+        begun.append(load_policy(snapshot_path(args.out, 0)))
+    clone, *adapted = (torch.nn.utils.parameters_to_vector(p.parameters()) for p in begun)
+    own = torch.nn.utils.parameters_to_vector(load_policy(cloned).parameters())
+    assert torch.equal(clone, own)
+    assert not any(torch.equal(clone, other) for other in adapted)
+    assert not torch.equal(*adapted)
+    with pytest.raises(EpisodeError, match="demonstrations"):
+        refine_policy.refine(
+            short_run(cloned, tmp_path / "few", folder, episodes=episodes, demonstrations=90)
+        )
 
 
 def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Keeps a policy under refinement close to its demonstrations, as seen and as imagined."""
+"""Fits a policy under refinement to demonstrations, as seen and as imagined, and keeps it so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from training.clone_policy import random_shift
+from training.clone_policy import fit, random_shift
 from training.episodes import Episode
 from training.kl_ppo import KLPPO
 from training.policy import GaussianCnnPolicy, actor_parameters
@@ -20,7 +20,8 @@ from world4rl_gym.world_model import WorldModel
 
 
 class DemonstrationAnchor(BaseCallback):
-    """After every rollout that the policy learned from, pulls the mean action to the demonstrated.
+    """Before PPO adapts a policy to demonstrations; after every rollout that PPO learned from pulls
+    the mean action to the demonstrated.
 
     On real frames it keeps the policy able on what a camera really sees, where the world model's
     pictures are wrong; on the same demonstrations as they are imagined in replay it keeps the
@@ -51,7 +52,7 @@ class DemonstrationAnchor(BaseCallback):
         super().__init__()
         self.steps, self.learning_rate = steps, learning_rate
         self.batch_size, self.shift = batch_size, shift
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         seen = [e.frames for e in demonstrations]
         acted = [e.actions for e in demonstrations]
         if world_model is not None:
@@ -65,6 +66,19 @@ class DemonstrationAnchor(BaseCallback):
         self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
         self.actions = torch.from_numpy(np.concatenate(acted))
         self._optimizer: torch.optim.Adam | None = None
+
+    def adapt(self, policy: GaussianCnnPolicy, steps: int, learning_rate: float) -> None:
+        """Fits a policy in place to the demonstrations, as `training.clone_policy.fit` does."""
+        fit(
+            policy,
+            self.frames,
+            self.actions,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=self.batch_size,
+            shift=self.shift,
+            seed=self.seed,
+        )
 
     def _on_step(self) -> bool:
         return True

@@ -26,6 +26,7 @@ from training.policy import (
     save_policy,
 )
 from training.settings import keep_settings, require_at_least
+from world4rl_gym.pixels import channels_first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,28 +74,62 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
 def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, PolicyConfig]:
-    """Fits a policy to the episodes' actions; returns it with its configuration.
-
-    On one thread, so that a seed gives the same policy whatever the number of cores.
-    """
-    frames = torch.as_tensor(np.concatenate([e.frames[:-1] for e in episodes]))
-    frames = frames.permute(0, 3, 1, 2).contiguous()
+    """Fits a new policy to the episodes' actions; returns it with its configuration."""
+    frames = channels_first(torch.as_tensor(np.concatenate([e.frames[:-1] for e in episodes])))
     actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
     config = PolicyConfig(args.task, frames.shape[-1], actions.shape[-1])
-    generator = torch.Generator().manual_seed(args.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         policy = make_policy(config)
+    fit(
+        policy,
+        frames,
+        actions,
+        steps=args.steps,
+        learning_rate=args.learning_rate,
+        batch_size=args.batch_size,
+        shift=args.shift,
+        seed=args.seed,
+    )
+    return policy, config
+
+
+@_one_thread()
+def fit(
+    policy: GaussianCnnPolicy,
+    frames: torch.Tensor,
+    actions: torch.Tensor,
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    batch_size: int = 64,
+    shift: int = 3,
+    seed: int = 0,
+) -> None:
+    """Fits a policy in place to what was done on each frame, by negative log-likelihood.
+
+    On one thread, so that a seed gives the same policy whatever the number of cores.
+
+    Args:
+        policy: The policy, new or to go on with.
+        frames: `(N, 3, H, W)` uint8.
+        actions: `(N, A)` float32 in [-1, 1].
+        steps: Gradient steps.
+        learning_rate: AdamW's, decayed to zero by a cosine.
+        batch_size: Decisions a step.
+        shift: Largest random shift of a frame, in pixels.
+        seed: Seed of the batches and shifts.
+    """
+    generator = torch.Generator().manual_seed(seed)
     actor = actor_parameters(policy).values()
-    optimizer = torch.optim.AdamW(actor, lr=args.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
+    optimizer = torch.optim.AdamW(actor, lr=learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     policy.set_training_mode(True)
-    bar = tqdm(range(args.steps), unit="step", desc=f"clone {args.task}", mininterval=0.5)
+    bar = tqdm(range(steps), unit="step", desc=f"clone {policy.task}", mininterval=0.5)
     for step in bar:
-        rows = torch.randint(len(frames), (args.batch_size,), generator=generator)
-        batch = random_shift(frames[rows], args.shift, generator)
+        rows = torch.randint(len(frames), (batch_size,), generator=generator)
+        batch = random_shift(frames[rows], shift, generator)
         loss = -policy.get_distribution(batch).log_prob(actions[rows]).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -103,7 +138,6 @@ def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, P
         if step % 50 == 0:
             bar.set_postfix(nll=f"{loss.item():.2f}")
     policy.set_training_mode(False)
-    return policy, config
 
 
 def random_shift(frames: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
@@ -119,6 +153,32 @@ def random_shift(frames: torch.Tensor, most: int, generator: torch.Generator) ->
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
+def load_demonstrations(
+    folder: Path, task: str, count: int, rollouts: bool = False
+) -> list[Episode]:
+    """Loads what a policy imitates.
+
+    Args:
+        folder: Folder of episodes.
+        task: The task.
+        count: Number of expert episodes, the first of the training ones.
+        rollouts: Add every solved training episode that policies played.
+
+    Raises:
+        EpisodeError: There are fewer expert episodes than asked for.
+    """
+    experts = load_episodes(folder, "train", [task], behaviours=["expert"])
+    if len(experts) < count:
+        raise EpisodeError(
+            f"{folder}: demonstrations: expected {count} expert episodes of {task}, "
+            f"found {len(experts)}"
+        )
+    if not rollouts:
+        return experts[:count]
+    played = load_episodes(folder, "train", [task], behaviours=["policy"])
+    return experts[:count] + [episode for episode in played if episode.solved]
+
+
 def run(args: Args) -> None:
     """Loads the demonstrations, clones them and saves the policy to `args.out`.
 
@@ -126,16 +186,7 @@ def run(args: Args) -> None:
         EpisodeError: There are fewer demonstrations than asked for; nothing is written.
         SettingsError: The folder holds another run.
     """
-    demonstrations = load_episodes(args.episodes, "train", [args.task], behaviours=["expert"])
-    if len(demonstrations) < args.demonstrations:
-        raise EpisodeError(
-            f"{args.episodes}: demonstrations: expected {args.demonstrations} expert episodes of "
-            f"{args.task}, found {len(demonstrations)}"
-        )
-    chosen = demonstrations[: args.demonstrations]
-    if args.rollouts:
-        played = load_episodes(args.episodes, "train", [args.task], behaviours=["policy"])
-        chosen += [episode for episode in played if episode.solved]
+    chosen = load_demonstrations(args.episodes, args.task, args.demonstrations, args.rollouts)
     keep_settings(args, args.out)
     started = time.monotonic()
     policy, config = clone(args, chosen)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from training import collect_episodes, td3_bc
+from training import collect_episodes, refine_policy, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
@@ -68,11 +68,23 @@ class Args(TableArgs):
 def _last(args: Args, task: str, seed: int) -> Path:
     refined = refine_cell(args, task, seed)
     curve = json.loads((refined / "curve.json").read_text())["curve"]
-    last = refined.with_name("last")
-    if not (last / "policy.json").exists():
-        snapshot = snapshot_path(refined, curve[-1]["imagined_steps"])
-        shutil.copytree(snapshot, last, dirs_exist_ok=True)
-    return last
+    return _snapshot(refined, curve[-1]["imagined_steps"], "last")
+
+
+def _adapted(args: Args, task: str, seed: int) -> Path:
+    return _snapshot(refine_cell(args, task, seed), 0, "adapted")
+
+
+def _snapshot(refined: Path, imagined_steps: int, name: str) -> Path:
+    out = refined.with_name(name)
+    if not (out / "policy.json").exists():
+        shutil.copytree(snapshot_path(refined, imagined_steps), out, dirs_exist_ok=True)
+    return out
+
+
+def _longer(args: Args, task: str, seed: int) -> Path:
+    steps = args.clone_steps + refine_policy.Args.adapt_steps
+    return clone_cell(args, task, seed, "longer", steps=steps)
 
 
 def _variant(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
@@ -106,6 +118,11 @@ def _filtered(args: Args, task: str, seed: int) -> Path:
     return clone_cell(args, task, seed, "filtered", own_episodes, rollouts=True)
 
 
+def _round(args: Args, task: str, seed: int) -> Path:
+    filtered = _filtered(args, task, seed)
+    return refine_cell(args, task, seed, "round", own_episodes, policy=filtered, rollouts=True)
+
+
 def _td3_bc(args: Args, task: str, seed: int) -> Path:
     out = cell_folder(args, task, seed) / "td3-bc"
     if not (out / "policy.json").exists():
@@ -117,6 +134,9 @@ def _td3_bc(args: Args, task: str, seed: int) -> Path:
 METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "cloned": ("the clone", clone_cell),
     "refined": ("refined in imagination, as in the table", refine_cell),
+    "longer": ("cloned for as many steps as both together", _longer),
+    "adapted": ("fitted to demonstrations as imagined, without PPO", _adapted),
+    "unadapted": ("PPO from the clone as it is", _variant("unadapted", adapt_steps=0)),
     "last": ("its last policy, not the one that the judge kept", _last),
     "no-anchor": (
         "without gradient steps on demonstrations",
@@ -133,6 +153,7 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "wide": ("beginning with deviation 1", _variant("wide", max_deviation=1.0)),
     "haste": ("with discount .98", _variant("haste", gamma=0.98)),
     "filtered": ("cloned from demonstrations and successful rollouts", _filtered),
+    "round": ("that one, refined in imagination, successes among its demonstrations", _round),
     "td3-bc": ("TD3+BC on demonstrations and rollouts", _td3_bc),
 }
 """What each method is, and what makes its policy where that is not done and returns the folder."""

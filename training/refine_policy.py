@@ -2,6 +2,10 @@
 
     python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer
 
+Before PPO begins, the clone is fitted to its demonstrations once more, as a camera saw them and as
+the world model imagines them: a policy that has only seen real frames acts otherwise on imagined
+ones, and neither its imagined success nor what PPO then learns means much.
+
 What is judged and kept is the policy's average over updates: the one at which the imagined success
 of its mean action, from starts that it does not train on, was highest first. Once that success
 saturates, the run ends, since what follows was measured to be drift; a clone that saturates at once
@@ -21,7 +25,7 @@ import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
 from training.anchor import DemonstrationAnchor
-from training.episodes import load_episodes
+from training.clone_policy import load_demonstrations
 from training.evaluate import check_policy_fits
 from training.judge import Judge, Measurement, chosen, split_starts
 from training.kl_ppo import KLPPO
@@ -66,8 +70,11 @@ class Args:
         episodes: Folder of the demonstrations that the policy stays close to; none given anchors it
             to nothing.
         demonstrations: How many of them.
+        rollouts: Count every solved episode there that policies played among them.
+        adapt_steps: Gradient steps of cloning on them before PPO begins.
+        adapt_learning_rate: AdamW's in those, decayed to zero by a cosine.
         anchor_steps: Gradient steps on demonstrations after each rollout.
-        anchor_imagined: Take them on imagined replays of the demonstrations as well.
+        imagined_demonstrations: Take both on imagined replays of the demonstrations as well.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
         max_deviation: Deviation of the policy's noise that training begins with, at most.
         averaging: Decay, an update, of the policy's averaged weights, which are what is judged and
@@ -104,8 +111,11 @@ class Args:
     saturation: float = 1.0
     episodes: Path | None = None
     demonstrations: int = 50
+    rollouts: bool = False
+    adapt_steps: int = 1500
+    adapt_learning_rate: float = 1e-3
     anchor_steps: int = 16
-    anchor_imagined: bool = True
+    imagined_demonstrations: bool = True
     kl_coef: float = 0.0
     max_deviation: float = 0.25
     averaging: float = 0.8
@@ -120,7 +130,9 @@ class Args:
         require_at_least(
             self, 1, "steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"
         )
-        require_at_least(self, 0, "kl_coef", "uncertainty_penalty", "anchor_steps", "warmup")
+        require_at_least(
+            self, 0, "kl_coef", "uncertainty_penalty", "adapt_steps", "anchor_steps", "warmup"
+        )
         if not 0 < self.max_deviation <= 1:
             raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
         if not 0 <= self.averaging < 1:
@@ -135,7 +147,7 @@ def refine(args: Args) -> list[Measurement]:
     Raises:
         PolicyError: The policy does not fit the world model.
         WorldModelError: The world model cannot be loaded.
-        EpisodeError: There are no demonstrations in the folder.
+        EpisodeError: There are fewer demonstrations in the folder than asked for.
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
@@ -143,6 +155,11 @@ def refine(args: Args) -> list[Measurement]:
     for other in judges:
         check_policy_fits(args.policy, other)
     config = load_policy_config(args.policy)
+    demonstrations = (
+        load_demonstrations(args.episodes, task, args.demonstrations, args.rollouts)
+        if args.episodes
+        else []
+    )
     keep_settings(args, args.out)
     train_starts, judge_starts = split_starts(
         world_model, task, args.judge_starts, args.initial_frames == "anywhere"
@@ -156,7 +173,19 @@ def refine(args: Args) -> list[Measurement]:
         uncertainty_penalty=args.uncertainty_penalty,
         max_uncertainty=args.max_uncertainty,
     )
-    cloned = load_policy(args.policy)
+    cloned, average = load_policy(args.policy), load_policy(args.policy)
+    anchor = None
+    if demonstrations and (args.adapt_steps or args.anchor_steps):
+        anchor = DemonstrationAnchor(
+            demonstrations,
+            world_model if args.imagined_demonstrations else None,
+            steps=args.anchor_steps,
+            learning_rate=args.learning_rate,
+            seed=args.seed,
+        )
+        if args.adapt_steps:
+            anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
+            average.load_state_dict(cloned.state_dict())
     with torch.no_grad():
         cloned.log_std.clamp_(max=math.log(args.max_deviation))
     model = KLPPO(
@@ -180,7 +209,7 @@ def refine(args: Args) -> list[Measurement]:
     )
     model.policy.load_state_dict(cloned.state_dict())
     judge = Judge(
-        load_policy(args.policy),
+        average,
         [world_model, *judges],
         judge_starts,
         args.out,
@@ -191,17 +220,7 @@ def refine(args: Args) -> list[Measurement]:
         total=args.steps,
         seed=args.seed + 1,
     )
-    callbacks: list[BaseCallback] = [judge]
-    if args.episodes and args.anchor_steps:
-        episodes = load_episodes(args.episodes, "train", [task], ["expert"])
-        anchor = DemonstrationAnchor(
-            episodes[: args.demonstrations],
-            world_model if args.anchor_imagined else None,
-            steps=args.anchor_steps,
-            learning_rate=args.learning_rate,
-            seed=args.seed,
-        )
-        callbacks.insert(0, anchor)
+    callbacks: list[BaseCallback] = [anchor, judge] if anchor else [judge]
     model.learn(args.steps, callback=callbacks)
     env.close()
     record: dict[str, Any] = {

@@ -61,7 +61,7 @@ class Args:
     episodes: int = 100
     demonstrations: int = 50
     episodes_folder: Path | None = None
-    clone_steps: int = 1500
+    clone_steps: int = 3000
     refine_steps: int = 24_000
     world_model: str | None = None
     workers: int = 2
@@ -159,7 +159,14 @@ def clone_cell(
     return cloned
 
 
-def refine_cell(args: Args, task: str, seed: int, name: str = "refined", **changes: Any) -> Path:
+def refine_cell(
+    args: Args,
+    task: str,
+    seed: int,
+    name: str = "refined",
+    episodes: Callable[[Any, str, int], Path] | None = None,
+    **changes: Any,
+) -> Path:
     """Refines a cell's clone, where that is not done, and returns the policy's folder.
 
     Args:
@@ -167,6 +174,7 @@ def refine_cell(args: Args, task: str, seed: int, name: str = "refined", **chang
         task: The cell's task.
         seed: Its seed.
         name: Of the policy.
+        episodes: As in `clone_cell`.
         **changes: To the settings of `training.refine_policy`.
     """
     folder = cell_folder(args, task, seed)
@@ -178,7 +186,7 @@ def refine_cell(args: Args, task: str, seed: int, name: str = "refined", **chang
             args.world_model,
             steps=args.refine_steps,
             seed=seed,
-            episodes=demonstrated(args, task),
+            episodes=episodes(args, task, seed) if episodes else demonstrated(args, task),
             demonstrations=args.demonstrations,
             snapshots=True,
         )
