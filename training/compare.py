@@ -25,7 +25,7 @@ from training import collect_episodes, refine_policy, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
-from training.policy_table import by_demonstrations
+from training.policy_table import by_demonstrations, merge_rows
 from training.reproduce import (
     WORLDS,
     cell_folder,
@@ -221,11 +221,12 @@ def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes `comparison.json` and `comparison.md`; other rows there are kept."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    by_key = {(row["demonstrations"], row["method"], row["task"]): row for row in [*kept, *rows]}
     methods = list(METHODS)
-    order = sorted(by_key, key=lambda key: (-key[0], key[2], methods.index(key[1])))
-    merged = [by_key[key] for key in order]
+    merged = merge_rows(
+        path,
+        rows,
+        lambda row: (-row["demonstrations"], row["task"], methods.index(row["method"])),
+    )
     path.write_text(json.dumps({"rows": merged}, indent=2) + "\n")
     parts = [
         f"Clones of {number} demonstrations:\n\n{format_comparison(group)}\n"

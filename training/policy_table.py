@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,18 @@ def by_demonstrations(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str
     return {n: [row for row in rows if row["demonstrations"] == n] for n in numbers}
 
 
+def merge_rows(
+    path: Path, rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], tuple[Any, ...]]
+) -> list[dict[str, Any]]:
+    """The `rows` of a JSON file, where it exists, and new ones, sorted by key.
+
+    Of rows with the same key the new one stays.
+    """
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    by_key = {key(row): row for row in [*kept, *rows]}
+    return [by_key[one] for one in sorted(by_key)]
+
+
 def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
     """Draws real success before and after, with its intervals, beside the published figures."""
     with drawing(path, figsize=(9, 3.8)) as axes:
@@ -145,9 +157,7 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "table.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    by_key = {(row["demonstrations"], row["task"]): row for row in [*kept, *rows]}
-    merged = [by_key[key] for key in sorted(by_key, key=lambda key: (-key[0], TASKS.index(key[1])))]
+    merged = merge_rows(path, rows, lambda row: (-row["demonstrations"], TASKS.index(row["task"])))
     policies = [policy for row in merged for policy in row["policies"]]
     table: dict[str, Any] = {"rows": merged}
     if len(policies) >= 3:
