@@ -32,7 +32,7 @@ DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "dem
 STAGES = (
     ("clone the demonstrations", 90),
     ("evaluate the clone", 60),
-    ("refine it in imagination", 300),
+    ("refine it in imagination", 370),
     ("evaluate the refined policy", 60),
     ("write report, curves and video", 10),
 )
