@@ -58,7 +58,7 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         judges=(str(other),),
     )
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
-    curve = refine_policy.refine(args)
+    curve = refine_policy.refine(args).curve
     assert curve[0].imagined_steps == 0
     assert max(p.judged for p in curve) >= curve[0].judged
     record = json.loads((tmp_path / "refined" / "curve.json").read_text())
@@ -150,7 +150,15 @@ def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
 
 def test_the_first_of_the_best_points_is_chosen() -> None:
     curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.2, 0.6, 0.6))]
-    assert chosen(curve).imagined_steps == 1
+    assert chosen(curve, 0.1).imagined_steps == 1
+    assert chosen(curve, 0.4).imagined_steps == 1
+
+
+def test_without_a_gain_to_believe_the_first_policy_stays() -> None:
+    curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.5, 0.4, 0.55))]
+    assert chosen(curve, 0.1).imagined_steps == 0
+    assert chosen(curve, 0.0).imagined_steps == 2
+    assert chosen(curve[:1], 0.1).imagined_steps == 0
 
 
 def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) -> None:
@@ -188,6 +196,7 @@ def test_of_several_judges_the_least_favourable_counts(cloned: Path, tmp_path: P
             every=1,
             decay=0.0,
             saturation=1.0,
+            least_gain=0.1,
             snapshots=False,
             total=1,
             seed=0,

@@ -21,7 +21,7 @@ import tyro
 
 from training import clone_policy, refine_policy
 from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
-from training.judge import Measurement, chosen, split_starts
+from training.judge import Measurement, split_starts
 from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
@@ -131,7 +131,7 @@ def run(args: Args) -> dict[str, Any]:
         episodes=args.episodes_folder,
         demonstrations=args.demonstrations,
     )
-    curve = refine_policy.refine(refining)
+    judge = refine_policy.refine(refining)
     stages.begin()
     after = _evaluate(args, world_model, work / "refined", real, args.out / "rollout")
 
@@ -139,13 +139,13 @@ def run(args: Args) -> dict[str, Any]:
     report: dict[str, Any] = {
         "task": args.task,
         "world_model": args.world_model or "embedded",
-        "imagined_steps": curve[-1].imagined_steps,
+        "imagined_steps": judge.curve[-1].imagined_steps,
         "seconds": round(time.monotonic() - stages.began, 1),
         "imagined": _pair(before.imagined, after.imagined),
     }
     if before.real is not None and after.real is not None:
         report["real"] = _pair(before.real, after.real)
-    draw_curves(curve, before, after, args.out / "curves.png", args.task)
+    draw_curves(judge.curve, judge.kept, before, after, args.out / "curves.png", args.task)
     partial = args.out / f".report.{os.getpid()}.json"
     partial.write_text(json.dumps(report, indent=2) + "\n")
     partial.replace(args.out / "report.json")
@@ -205,10 +205,14 @@ def _pair(before: Any, after: Any) -> dict[str, Any]:
 
 
 def draw_curves(
-    curve: list[Measurement], before: Evaluation, after: Evaluation, path: Path, task: str
+    curve: list[Measurement],
+    kept: Measurement,
+    before: Evaluation,
+    after: Evaluation,
+    path: Path,
+    task: str,
 ) -> None:
     """Draws imagined success through refinement, and the real success before and after."""
-    kept = chosen(curve).imagined_steps
     sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
     with drawing(path, figsize=(7, 4)) as axes:
@@ -220,14 +224,22 @@ def draw_curves(
         )
         if sampled:
             axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
-        for evaluation, at in ((before, 0), (after, kept)):
+        for name, evaluation, at, fill in (
+            ("cloned", before, 0, "white"),
+            ("refined", after, kept.imagined_steps, "black"),
+        ):
             rate = evaluation.real_rate
             if rate is not None:
                 assert evaluation.real is not None
-                spread = [[100 * (rate.mean - rate.low)], [100 * (rate.high - rate.mean)]]
-                label = f"real, {len(evaluation.real)} episodes, 95 %" if at == 0 else None
                 axes.errorbar(
-                    [at], [100 * rate.mean], spread, fmt="s", color="black", capsize=4, label=label
+                    [at],
+                    [100 * rate.mean],
+                    [[100 * (rate.mean - rate.low)], [100 * (rate.high - rate.mean)]],
+                    fmt="s",
+                    color="black",
+                    markerfacecolor=fill,
+                    capsize=4,
+                    label=f"{name}, real, {len(evaluation.real)} episodes, 95 %",
                 )
         axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=task)
         axes.legend(loc="lower right")

@@ -36,9 +36,14 @@ class Measurement:
     seconds: float
 
 
-def chosen(curve: Sequence[Measurement]) -> Measurement:
-    """The point whose policy is kept: where judged success was highest first."""
-    return max(curve, key=lambda point: point.judged)
+def chosen(curve: Sequence[Measurement], least_gain: float) -> Measurement:
+    """The point whose policy is kept: where judged success was highest first, if that is a gain.
+
+    Short of `least_gain` above the first point, the first is kept: so little is within the judge's
+    own error, of chance and of the world model's kindness to what was optimised inside it.
+    """
+    best = max(curve, key=lambda point: point.judged)
+    return best if best.judged - curve[0].judged >= least_gain - 1e-9 else curve[0]
 
 
 def split_starts(
@@ -89,6 +94,7 @@ class Judge(BaseCallback):
         every: Updates of the policy between measurements.
         decay: Of the average, an update.
         saturation: Judged success at which the run ends.
+        least_gain: Judged success that a policy must gain to be kept.
         snapshots: Keep every measured policy too.
         total: Imagined steps of the run at most, for the bar.
         seed: Seed of the denoising noise.
@@ -104,6 +110,7 @@ class Judge(BaseCallback):
         every: int,
         decay: float,
         saturation: float,
+        least_gain: float,
         snapshots: bool,
         total: int,
         seed: int,
@@ -111,24 +118,33 @@ class Judge(BaseCallback):
         super().__init__()
         self.average, self.world_models, self.starts, self.out = policy, world_models, starts, out
         self.every, self.decay = every, decay
-        self.saturation, self.snapshots, self.seed = saturation, snapshots, seed
+        self.saturation, self.least_gain = saturation, least_gain
+        self.snapshots, self.seed = snapshots, seed
         self.curve: list[Measurement] = []
         self.finished = False
         self._outcomes: list[bool] = []
         self._began = time.monotonic()
         self._bar = tqdm(total=total, unit="step", desc="imagined", mininterval=1)
 
-    def measure(self) -> None:
-        """Adds a point to the curve and keeps the policy where it is the best yet."""
-        config = self.average.config
-        judged = min(
+    @property
+    def kept(self) -> Measurement:
+        """The point whose policy is in `out`."""
+        return chosen(self.curve, self.least_gain)
+
+    def success(self) -> float:
+        """Imagined success of the policy's mean action, of the least favourable world model."""
+        return min(
             float(
                 imagined_outcomes(
-                    self.average, world_model, self.starts, config.task, seed=self.seed
+                    self.average, world_model, self.starts, self.average.task, seed=self.seed
                 ).mean()
             )
             for world_model in self.world_models
         )
+
+    def measure(self) -> None:
+        """Adds a point to the curve and keeps the policy where it is the best yet."""
+        config, judged = self.average.config, self.success()
         rollouts = float(np.mean(self._outcomes)) if self._outcomes else None
         self._outcomes = []
         seconds = round(time.monotonic() - self._began, 1)
@@ -136,7 +152,7 @@ class Judge(BaseCallback):
         self._bar.set_postfix(imagined=f"{judged:.2f}")
         if self.snapshots:
             save_policy(self.average, config, snapshot_path(self.out, self.num_timesteps))
-        if chosen(self.curve) is self.curve[-1]:
+        if self.kept is self.curve[-1]:
             save_policy(self.average, config, self.out)
         self.finished = judged >= self.saturation
 

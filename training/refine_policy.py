@@ -7,7 +7,8 @@ the world model imagines them: a policy that has only seen real frames acts othe
 ones, and neither its imagined success nor what PPO then learns means much.
 
 What is judged and kept is the policy's average over updates: the one at which the imagined success
-of its mean action, from starts that it does not train on, was highest first. Once that success
+of its mean action, from starts that it does not train on, was highest first, provided that PPO
+gained enough of it to be believed; else the one that PPO began with. Once that success
 saturates, the run ends, since what follows was measured to be drift; a clone that saturates at once
 is kept as it is, for imagination has nothing left to teach it. No real interaction is used.
 """
@@ -27,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from training.anchor import DemonstrationAnchor
 from training.clone_policy import load_demonstrations
 from training.evaluate import check_policy_fits
-from training.judge import Judge, Measurement, chosen, split_starts
+from training.judge import Judge, split_starts
 from training.kl_ppo import KLPPO
 from training.policy import (
     GaussianCnnPolicy,
@@ -67,6 +68,8 @@ class Args:
         judge_every: Rollouts between measurements of imagined success.
         judge_starts: Starts kept apart to measure it on.
         saturation: Imagined success at which the run ends.
+        least_gain: Imagined success that PPO must gain for its policy to be kept, rather than the
+            one that it began with.
         episodes: Folder of the demonstrations that the policy stays close to; none given anchors it
             to nothing.
         demonstrations: How many of them.
@@ -109,6 +112,7 @@ class Args:
     judge_every: int = 6
     judge_starts: int = 60
     saturation: float = 1.0
+    least_gain: float = 0.1
     episodes: Path | None = None
     demonstrations: int = 50
     rollouts: bool = False
@@ -141,8 +145,8 @@ class Args:
             raise ValueError(f"saturation: expected in (0, 1], got {self.saturation}")
 
 
-def refine(args: Args) -> list[Measurement]:
-    """Refines and saves the policy; returns the curve.
+def refine(args: Args) -> Judge:
+    """Refines and saves the policy; returns the judge, with the curve and the point kept.
 
     Raises:
         PolicyError: The policy does not fit the world model.
@@ -174,6 +178,19 @@ def refine(args: Args) -> list[Measurement]:
         max_uncertainty=args.max_uncertainty,
     )
     cloned, average = load_policy(args.policy), load_policy(args.policy)
+    judge = Judge(
+        average,
+        [world_model, *judges],
+        judge_starts,
+        args.out,
+        every=args.judge_every,
+        decay=args.averaging,
+        saturation=args.saturation,
+        least_gain=args.least_gain,
+        snapshots=args.snapshots,
+        total=args.steps,
+        seed=args.seed + 1,
+    )
     anchor = None
     if demonstrations and (args.adapt_steps or args.anchor_steps):
         anchor = DemonstrationAnchor(
@@ -183,7 +200,7 @@ def refine(args: Args) -> list[Measurement]:
             learning_rate=args.learning_rate,
             seed=args.seed,
         )
-        if args.adapt_steps:
+        if args.adapt_steps and judge.success() < args.saturation:
             anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
             average.load_state_dict(cloned.state_dict())
     with torch.no_grad():
@@ -208,37 +225,27 @@ def refine(args: Args) -> list[Measurement]:
         device="cpu",
     )
     model.policy.load_state_dict(cloned.state_dict())
-    judge = Judge(
-        average,
-        [world_model, *judges],
-        judge_starts,
-        args.out,
-        every=args.judge_every,
-        decay=args.averaging,
-        saturation=args.saturation,
-        snapshots=args.snapshots,
-        total=args.steps,
-        seed=args.seed + 1,
-    )
     callbacks: list[BaseCallback] = [anchor, judge] if anchor else [judge]
     model.learn(args.steps, callback=callbacks)
     env.close()
     record: dict[str, Any] = {
         "task": task,
-        "kept": chosen(judge.curve).imagined_steps,
+        "kept": judge.kept.imagined_steps,
         "curve": [dataclasses.asdict(point) for point in judge.curve],
     }
     (args.out / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
-    return judge.curve
+    return judge
 
 
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    curve = refine(args)
+    judge = refine(args)
+    last = judge.curve[-1]
     print(
-        f"imagined success {curve[0].judged:.2f} before, {chosen(curve).judged:.2f} at the "
-        f"policy kept, after {curve[-1].imagined_steps} imagined steps in {curve[-1].seconds:.0f} s"
+        f"imagined success {judge.curve[0].judged:.2f} before PPO, {judge.kept.judged:.2f} at the "
+        f"policy kept, of {judge.kept.imagined_steps} imagined steps; "
+        f"{last.imagined_steps} in {last.seconds:.0f} s"
     )
 
 
