@@ -55,7 +55,7 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "handle-pull"
+    task: str = "coffee-pull"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
