@@ -15,7 +15,7 @@ from training.real_env import choose_gl_backend
 
 
 def run_demo(out: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    short = ["--episodes", "3", "--clone-steps", "10", "--refine-steps", "1600"]
+    short = ["--episodes=3", "--clone-steps=10", "--adapt-steps=5", "--refine-steps=1600"]
     return subprocess.run(
         [sys.executable, "-m", "training.demo", "--out", str(out), *short, *flags],
         env={**os.environ, **environment},

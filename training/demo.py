@@ -51,6 +51,7 @@ class Args:
         episodes_folder: Where they are.
         world_model: Folder or Hub id; none given means the embedded one.
         clone_steps: Gradient steps of cloning.
+        adapt_steps: Gradient steps that fit the clone to imagined demonstrations.
         refine_steps: Imagined steps at most.
         seed: Seed of cloning and refinement.
     """
@@ -62,12 +63,14 @@ class Args:
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
+    adapt_steps: int = 1500
     refine_steps: int = 24_000
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_task(self.task)
         require_at_least(self, 1, "episodes", "clone_steps", "refine_steps")
+        require_at_least(self, 0, "adapt_steps")
 
 
 class Stages:
@@ -130,6 +133,7 @@ def run(args: Args) -> dict[str, Any]:
         seed=args.seed,
         episodes=args.episodes_folder,
         demonstrations=args.demonstrations,
+        adapt_steps=args.adapt_steps,
     )
     judge = refine_policy.refine(refining)
     stages.begin()
