@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
-from training.clone_policy import fit, random_shift
+from training.clone_policy import decisions, fit, random_shift
 from training.episodes import Episode
 from training.kl_ppo import KLPPO
 from training.policy import GaussianCnnPolicy, actor_parameters
 from training.replay import replay
-from world4rl_gym.pixels import channels_first
 from world4rl_gym.world_model import WorldModel
 
 
@@ -53,8 +52,7 @@ class DemonstrationAnchor(BaseCallback):
         self.steps, self.learning_rate = steps, learning_rate
         self.batch_size, self.shift = batch_size, shift
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
-        seen = [e.frames for e in demonstrations]
-        acted = [e.actions for e in demonstrations]
+        shown = list(demonstrations)
         if world_model is not None:
             replays = replay(
                 world_model.denoiser,
@@ -62,9 +60,11 @@ class DemonstrationAnchor(BaseCallback):
                 demonstrations,
                 world_model.config.num_inference_steps,
             )
-            seen, acted = seen + [rollout.frames for rollout in replays], acted * 2
-        self.frames = channels_first(torch.from_numpy(np.concatenate([f[:-1] for f in seen])))
-        self.actions = torch.from_numpy(np.concatenate(acted))
+            shown += [
+                dataclasses.replace(episode, frames=rollout.frames)
+                for episode, rollout in zip(demonstrations, replays, strict=True)
+            ]
+        self.frames, self.actions = decisions(shown)
         self._optimizer: torch.optim.Adam | None = None
 
     def adapt(self, policy: GaussianCnnPolicy, steps: int, learning_rate: float) -> None:

@@ -74,10 +74,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def decisions(episodes: Sequence[Episode]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was seen, `(N, 3, H, W)` uint8, and done, `(N, A)` float32, at every decision."""
+    frames = np.concatenate([e.frames[:-1] for e in episodes])
+    actions = np.concatenate([e.actions for e in episodes])
+    return channels_first(torch.from_numpy(frames)), torch.from_numpy(actions)
+
+
 def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, PolicyConfig]:
     """Fits a new policy to the episodes' actions; returns it with its configuration."""
-    frames = channels_first(torch.as_tensor(np.concatenate([e.frames[:-1] for e in episodes])))
-    actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
+    frames, actions = decisions(episodes)
     config = PolicyConfig(args.task, frames.shape[-1], actions.shape[-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -102,10 +108,10 @@ def fit(
     actions: torch.Tensor,
     *,
     steps: int,
-    learning_rate: float = 1e-3,
-    batch_size: int = 64,
-    shift: int = 3,
-    seed: int = 0,
+    learning_rate: float,
+    batch_size: int,
+    shift: int,
+    seed: int,
 ) -> None:
     """Fits a policy in place to what was done on each frame, by negative log-likelihood.
 
