@@ -143,7 +143,7 @@ class Judge(BaseCallback):
         )
 
     def measure(self) -> None:
-        """Adds a point to the curve and keeps the policy where it is the best yet."""
+        """Adds a point to the curve and keeps the policy where it is the one to keep."""
         config, judged = self.average.config, self.success()
         rollouts = float(np.mean(self._outcomes)) if self._outcomes else None
         self._outcomes = []
