@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         demonstrations=3,
         anchor_steps=2,
         imagined_demonstrations=True,
+        corrections=5,
         adapt_steps=3,
         kl_coef=0.1,
         uncertainty_penalty=0.001,
@@ -71,19 +73,28 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
         refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
 
 
-def test_the_anchor_holds_demonstrations_as_seen_and_as_imagined() -> None:
+def test_the_anchor_holds_demonstrations_as_seen_imagined_and_corrected() -> None:
     model, episodes = make_tiny_world_model(), [make_episode(seed) for seed in range(2)]
-    decisions = sum(len(e) for e in episodes)
-    anchors = [
-        DemonstrationAnchor(episodes, world_model, steps=2, learning_rate=1e-3)
-        for world_model in (None, model)
-    ]
-    assert [len(anchor.frames) for anchor in anchors] == [decisions, 2 * decisions]
-    real, both = (anchor.frames for anchor in anchors)
-    assert torch.equal(both[:decisions], real)
-    assert torch.equal(both[decisions], real[0])  # imagination begins at the real first frame
-    assert not torch.equal(both[decisions:], real)
-    assert torch.equal(anchors[1].actions, anchors[0].actions.repeat(2, 1))
+    shown = sum(len(e) for e in episodes)
+    held = {}
+    for name, changes in {
+        "seen": {"imagined_demonstrations": False, "corrections": 0},
+        "imagined": {"corrections": 0},
+        "corrected": {"corrections": 16},
+    }.items():
+        args = refine_policy.Args(Path("clone"), Path("out"), **changes)
+        held[name] = DemonstrationAnchor(
+            refine_policy.held_to(args, model, episodes), steps=2, learning_rate=1e-3
+        )
+    frames = {name: anchor.frames for name, anchor in held.items()}
+    assert torch.equal(frames["imagined"][:shown], frames["seen"])
+    assert torch.equal(frames["imagined"][shown], frames["seen"][0])  # from the real first frame
+    assert not torch.equal(frames["imagined"][shown:], frames["seen"])
+    assert torch.equal(held["imagined"].actions, held["seen"].actions.repeat(2, 1))
+    both = 2 * shown  # shown twice, to be half as many as what is corrected
+    assert len(frames["corrected"]) == 2 * both + 16 * len(episodes[0])
+    assert torch.equal(frames["corrected"][both : 2 * both], frames["imagined"])
+    assert torch.equal(frames["corrected"][2 * both], frames["seen"][0])
 
 
 def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
@@ -97,6 +108,7 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
         "unadapted": {"adapt_steps": 0},
         "seen": {"adapt_steps": 4, "imagined_demonstrations": False},
         "imagined": {"adapt_steps": 4},
+        "corrected": {"adapt_steps": 4, "corrections": 4},
     }.items():
         args = short_run(
             cloned,
@@ -106,7 +118,7 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
             episodes=episodes,
             demonstrations=3,
             anchor_steps=0,
-            **changes,
+            **{"corrections": 0, **changes},
         )
         refine_policy.refine(args)
         begun.append(load_policy(snapshot_path(args.out, 0)))
@@ -114,7 +126,8 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
     own = torch.nn.utils.parameters_to_vector(load_policy(cloned).parameters())
     assert torch.equal(clone, own)
     assert not any(torch.equal(clone, other) for other in adapted)
-    assert not torch.equal(*adapted)
+    for one, other in itertools.combinations(adapted, 2):
+        assert not torch.equal(one, other)
     with pytest.raises(EpisodeError, match="demonstrations"):
         refine_policy.refine(
             short_run(cloned, tmp_path / "few", folder, episodes=episodes, demonstrations=90)

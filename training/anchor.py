@@ -1,8 +1,7 @@
-"""Fits a policy under refinement to demonstrations, as seen and as imagined, and keeps it so."""
+"""Fits a policy under refinement to demonstrations, and keeps it so."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from training.clone_policy import decisions, fit, random_shift
 from training.episodes import Episode
 from training.kl_ppo import KLPPO
 from training.policy import GaussianCnnPolicy, actor_parameters
-from training.replay import replay
-from world4rl_gym.world_model import WorldModel
 
 
 class DemonstrationAnchor(BaseCallback):
@@ -23,13 +20,12 @@ class DemonstrationAnchor(BaseCallback):
     the mean action to the demonstrated.
 
     On real frames it keeps the policy able on what a camera really sees, where the world model's
-    pictures are wrong; on the same demonstrations as they are imagined in replay it keeps the
-    policy from telling the two apart, so that what is learned on one holds on the other. Its
-    optimizer is its own, so that PPO's momentum does not leak into it, nor its into PPO.
+    pictures are wrong; on imagined ones (`training.imagined_demonstrations`) it keeps the policy
+    from telling the two apart, so that what is learned on one holds on the other. Its optimizer is
+    its own, so that PPO's momentum does not leak into it, nor its into PPO.
 
     Args:
-        demonstrations: Episodes, all of one length.
-        world_model: Imagines the replays; None leaves them out.
+        episodes: What to hold the policy to; every decision counts alike.
         steps: Gradient steps after a rollout.
         learning_rate: Adam's.
         batch_size: Decisions a gradient step.
@@ -39,8 +35,7 @@ class DemonstrationAnchor(BaseCallback):
 
     def __init__(
         self,
-        demonstrations: Sequence[Episode],
-        world_model: WorldModel | None,
+        episodes: Sequence[Episode],
         *,
         steps: int,
         learning_rate: float,
@@ -52,19 +47,7 @@ class DemonstrationAnchor(BaseCallback):
         self.steps, self.learning_rate = steps, learning_rate
         self.batch_size, self.shift = batch_size, shift
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
-        shown = list(demonstrations)
-        if world_model is not None:
-            replays = replay(
-                world_model.denoiser,
-                world_model.scheduler,
-                demonstrations,
-                world_model.config.num_inference_steps,
-            )
-            shown += [
-                dataclasses.replace(episode, frames=rollout.frames)
-                for episode, rollout in zip(demonstrations, replays, strict=True)
-            ]
-        self.frames, self.actions = decisions(shown)
+        self.frames, self.actions = decisions(episodes)
         self._optimizer: torch.optim.Adam | None = None
 
     def adapt(self, policy: GaussianCnnPolicy, steps: int, learning_rate: float) -> None:

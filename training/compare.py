@@ -1,7 +1,6 @@
 """Compares refinement with its own variants and with learning from episodes alone.
 
-    python -m training.compare --tasks door-lock handle-pull --seeds 1 --demonstrations 5 \\
-        --clone-steps 1000
+    python -m training.compare --tasks door-lock handle-pull --seeds 1 --demonstrations 5
 
 Every method begins from the clone of the table's cell (`training.reproduce`, whose folder and
 settings it shares) and is evaluated from the same held-out starts. Methods that learn from episodes
@@ -135,7 +134,8 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "cloned": ("the clone", clone_cell),
     "refined": ("refined in imagination, as in the table", refine_cell),
     "longer": ("cloned for as many steps as both together", _longer),
-    "adapted": ("fitted to demonstrations as imagined, without PPO", _adapted),
+    "adapted": ("fitted to demonstrations as imagined and corrected, without PPO", _adapted),
+    "uncorrected": ("without imagined corrections", _variant("uncorrected", corrections=0)),
     "unadapted": ("PPO from the clone as it is", _variant("unadapted", adapt_steps=0)),
     "last": ("its last policy, not the one that the judge kept", _last),
     "no-anchor": (

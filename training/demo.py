@@ -63,7 +63,7 @@ class Args:
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 1000
-    adapt_steps: int = 1500
+    adapt_steps: int = refine_policy.Args.adapt_steps
     refine_steps: int = 24_000
     seed: int = 0
 

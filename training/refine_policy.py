@@ -2,9 +2,9 @@
 
     python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer
 
-Before PPO begins, the clone is fitted to its demonstrations once more, as a camera saw them and as
-the world model imagines them: a policy that has only seen real frames acts otherwise on imagined
-ones, and neither its imagined success nor what PPO then learns means much.
+Before PPO begins, the clone is fitted to its demonstrations once more: as a camera saw them, as the
+world model imagines them, since a policy that has only seen real frames acts otherwise on imagined
+ones, and as it imagines them disturbed, each frame with the action that leads back.
 
 What is judged and kept is the policy's average over updates: the one at which the imagined success
 of its mean action, from starts that it does not train on, was highest first, provided that PPO
@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from training.anchor import DemonstrationAnchor
 from training.clone_policy import load_demonstrations
+from training.episodes import Episode
 from training.evaluate import check_policy_fits
+from training.imagined_demonstrations import corrections, replayed
 from training.judge import Judge, split_starts
 from training.kl_ppo import KLPPO
 from training.policy import (
@@ -78,6 +81,10 @@ class Args:
         adapt_learning_rate: AdamW's in those, decayed to zero by a cosine.
         anchor_steps: Gradient steps on demonstrations after each rollout.
         imagined_demonstrations: Take both on imagined replays of the demonstrations as well.
+        corrections: Demonstrations imagined with disturbances, and corrected, to take both on as
+            well; two thirds, at most, of what is learned from.
+        displacements: How many of an action's first dimensions move the hand by as much, and are
+            disturbed; the others, a gripper's, never are.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
         max_deviation: Deviation of the policy's noise that training begins with, at most.
         averaging: Decay, an update, of the policy's averaged weights, which are what is judged and
@@ -116,10 +123,12 @@ class Args:
     episodes: Path | None = None
     demonstrations: int = 50
     rollouts: bool = False
-    adapt_steps: int = 1500
+    adapt_steps: int = 4000
     adapt_learning_rate: float = 1e-3
     anchor_steps: int = 16
     imagined_demonstrations: bool = True
+    corrections: int = 160
+    displacements: int = 3
     kl_coef: float = 0.0
     max_deviation: float = 0.25
     averaging: float = 0.8
@@ -135,7 +144,15 @@ class Args:
             self, 1, "steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"
         )
         require_at_least(
-            self, 0, "kl_coef", "uncertainty_penalty", "adapt_steps", "anchor_steps", "warmup"
+            self,
+            0,
+            "kl_coef",
+            "uncertainty_penalty",
+            "adapt_steps",
+            "anchor_steps",
+            "warmup",
+            "corrections",
+            "displacements",
         )
         if not 0 < self.max_deviation <= 1:
             raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
@@ -143,6 +160,27 @@ class Args:
             raise ValueError(f"averaging: expected in [0, 1), got {self.averaging}")
         if not 0 < self.saturation <= 1:
             raise ValueError(f"saturation: expected in (0, 1], got {self.saturation}")
+        if not 0 <= self.least_gain <= 1:
+            raise ValueError(f"least_gain: expected in [0, 1], got {self.least_gain}")
+
+
+def held_to(
+    args: Args, world_model: WorldModel, demonstrations: Sequence[Episode]
+) -> list[Episode]:
+    """Demonstrations as seen, as imagined and as corrected, whatever of it is asked for."""
+    shown = list(demonstrations)
+    if args.imagined_demonstrations:
+        shown += replayed(world_model, demonstrations)
+    if not args.corrections:
+        return shown
+    corrected = corrections(
+        world_model,
+        demonstrations,
+        args.corrections,
+        displacements=args.displacements,
+        seed=args.seed,
+    )
+    return shown * max(1, round(len(corrected) / (2 * len(shown)))) + corrected
 
 
 def refine(args: Args) -> Judge:
@@ -192,15 +230,15 @@ def refine(args: Args) -> Judge:
         seed=args.seed + 1,
     )
     anchor = None
-    if demonstrations and (args.adapt_steps or args.anchor_steps):
+    solved = judge.success() >= args.saturation
+    if demonstrations and not solved and (args.adapt_steps or args.anchor_steps):
         anchor = DemonstrationAnchor(
-            demonstrations,
-            world_model if args.imagined_demonstrations else None,
+            held_to(args, world_model, demonstrations),
             steps=args.anchor_steps,
             learning_rate=args.learning_rate,
             seed=args.seed,
         )
-        if args.adapt_steps and judge.success() < args.saturation:
+        if args.adapt_steps:
             anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
             average.load_state_dict(cloned.state_dict())
     with torch.no_grad():

@@ -83,7 +83,7 @@ def comparison_section(results: Path) -> str:
 def _clones(number: int, rows: list[dict[str, Any]]) -> tuple[str, str]:
     """Which clones some rows are of, in words and as flags of the command that made them."""
     seeds = max(len(row["seeds"]) for row in rows)
-    few = f" --demonstrations {number} --clone-steps 1000" if number != 50 else ""
+    few = f" --demonstrations {number}" if number != 50 else ""
     words = f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}"
     return words, f"--seeds {seeds}{few}"
 

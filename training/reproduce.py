@@ -2,7 +2,7 @@
 
     python -m training.reproduce --tasks all --seeds 1
     python -m training.reproduce --tasks door-lock --seeds 1      # one cell of it
-    python -m training.reproduce --demonstrations 5 --clone-steps 1000      # of few demonstrations
+    python -m training.reproduce --demonstrations 5               # of few demonstrations
 
 Each policy is cloned from expert demonstrations (fifty as World4RL's, collected where they are
 missing), refined inside the world model, and evaluated from the same held-out start configurations
