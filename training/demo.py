@@ -30,9 +30,9 @@ from world4rl_gym.world_model import WorldModel
 
 DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
 STAGES = (
-    ("clone the demonstrations", 90),
+    ("clone the demonstrations", 150),
     ("evaluate the clone", 60),
-    ("refine it in imagination", 370),
+    ("refine it in imagination", 480),
     ("evaluate the refined policy", 60),
     ("write report, curves and video", 10),
 )
@@ -62,7 +62,7 @@ class Args:
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = 1000
+    clone_steps: int = clone_policy.Args.steps
     adapt_steps: int = refine_policy.Args.adapt_steps
     refine_steps: int = 24_000
     seed: int = 0

@@ -1,10 +1,10 @@
 """Demonstrations as the world model imagines them: as they were played, and on the way back.
 
 A frozen world model is most right where a hand moves freely, and most wrong at contact. Both uses
-here rest on the first: a demonstration replayed shows a policy imagined frames whose right action is
-known, and a demonstration disturbed shows it where a policy of its own errors gets to, and the way
-back (noise injection as in DART, arXiv 1703.09327, and corrective labels from a learned model as in
-CCIL, arXiv 2310.12972; here nobody is asked for the label).
+here rest on the first. A demonstration replayed shows a policy imagined frames whose right action
+is known; a demonstration disturbed shows it where errors of its own lead, and the way back. Noise
+while demonstrating is DART's (arXiv 1703.09327), corrective labels from a learned model are CCIL's
+(arXiv 2310.12972); here displacements add up, so that nobody is asked for the label.
 """
 
 from __future__ import annotations

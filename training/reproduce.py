@@ -61,7 +61,7 @@ class Args:
     episodes: int = 100
     demonstrations: int = 50
     episodes_folder: Path | None = None
-    clone_steps: int = 3000
+    clone_steps: int = clone_policy.Args.steps
     refine_steps: int = 24_000
     world_model: str | None = None
     workers: int = 2
