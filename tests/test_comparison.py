@@ -97,7 +97,7 @@ def test_the_comparison_pools_seeds_and_keeps_other_rows(tmp_path: Path) -> None
     def record(method: str, seed: int, hits: int) -> dict[str, object]:
         outcomes = [1] * hits + [0] * (10 - hits)
         about = {"method": method, "demonstrations": 5, "task": "hammer", "seed": seed}
-        return {**about, "real": outcomes, "imagined": outcomes}
+        return {**about, "recipe": compare.Args().recipe, "real": outcomes, "imagined": outcomes}
 
     rows = compare.summarise([record("refined", 0, 4), record("refined", 1, 8)])
     assert rows[0]["seeds"] == [0, 1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from training import report
+from training import report, reproduce
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,3 +40,18 @@ def test_only_the_section_between_the_markers_changes(
     readme.write_text("no markers")
     with pytest.raises(SystemExit, match="expected one"):
         report.main()
+
+
+def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    told = json.loads((ROOT / "results" / "table.json").read_text())
+    rows = [row for row in told["rows"] if row["demonstrations"] == 5]
+    for row in rows:
+        row["recipe"] = {**reproduce.Args().recipe, "corrections": 7}
+    (folder / "table.json").write_text(json.dumps({**told, "rows": rows}))
+    assert "--seeds 1 --demonstrations 5 --corrections 7`" in report.policies_section(folder)
+    rows[0]["recipe"]["clone_steps"] += 1
+    (folder / "table.json").write_text(json.dumps({**told, "rows": rows}))
+    with pytest.raises(ValueError, match="recipe"):
+        report.policies_section(folder)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from training import collect_episodes, refine_policy, td3_bc
+from training import collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
@@ -82,7 +82,7 @@ def _snapshot(refined: Path, imagined_steps: int, name: str) -> Path:
 
 
 def _longer(args: Args, task: str, seed: int) -> Path:
-    steps = args.clone_steps + refine_policy.Args.adapt_steps
+    steps = args.clone_steps + args.adapt_steps
     return clone_cell(args, task, seed, "longer", steps=steps)
 
 
@@ -163,7 +163,12 @@ def measure(args: Args, world_model: WorldModel, task: str, seed: int) -> list[d
     """Makes and evaluates every method's policy of one task and seed."""
     clone_cell(args, task, seed)
     records = []
-    about = {"demonstrations": args.demonstrations, "task": task, "seed": seed}
+    about = {
+        "demonstrations": args.demonstrations,
+        "task": task,
+        "seed": seed,
+        "recipe": args.recipe,
+    }
     for method in args.methods:
         policy = METHODS[method][1](args, task, seed)
         found = {world: outcomes(args, world_model, policy, world) for world in WORLDS}
@@ -191,6 +196,7 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "task": task,
                     "seeds": sorted(cell["seed"] for cell in cells),
                     "episodes": len(cells[0]["real"]),
+                    "recipe": cells[0]["recipe"],
                     **{w: dataclasses.asdict(rate(pooled[w])) for w in WORLDS},
                 }
             )

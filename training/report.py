@@ -16,6 +16,7 @@ import tyro
 
 from training.compare import METHODS, format_comparison
 from training.policy_table import by_demonstrations, format_table
+from training.reproduce import Args as TableArgs
 from training.trust import FRAMES
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -83,7 +84,12 @@ def comparison_section(results: Path) -> str:
 def _clones(number: int, rows: list[dict[str, Any]]) -> tuple[str, str]:
     """Which clones some rows are of, in words and as flags of the command that made them."""
     seeds = max(len(row["seeds"]) for row in rows)
-    few = f" --demonstrations {number}" if number != 50 else ""
+    recipe, *others = [row["recipe"] for row in rows]
+    if any(other != recipe for other in others):
+        raise ValueError(f"recipe: rows of {number} demonstrations were made by different ones")
+    given = {"demonstrations": number, **recipe}
+    changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
+    few = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
     words = f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}"
     return words, f"--seeds {seeds}{few}"
 

@@ -32,6 +32,8 @@ from world4rl_gym.world_model import WorldModel
 
 WORLDS = ("real", "imagined")
 
+RECIPE = ("clone_steps", "adapt_steps", "corrections", "refine_steps")
+
 FIRST_TEST_SEED = 100_000
 """Where in the test split's seeds the table's episodes begin."""
 
@@ -48,6 +50,8 @@ class Args:
         episodes_folder: Where they are; none given takes those that ship where they are enough,
             else `data/episodes`, to which missing ones are collected.
         clone_steps: Gradient steps of cloning.
+        adapt_steps: Gradient steps that refinement begins with.
+        corrections: Imagined corrections that it learns from in those.
         refine_steps: Imagined steps at most.
         world_model: Folder or Hub id; none given means the embedded one.
         workers: Processes for real episodes.
@@ -62,6 +66,8 @@ class Args:
     demonstrations: int = 50
     episodes_folder: Path | None = None
     clone_steps: int = clone_policy.Args.steps
+    adapt_steps: int = refine_policy.Args.adapt_steps
+    corrections: int = refine_policy.Args.corrections
     refine_steps: int = 24_000
     world_model: str | None = None
     workers: int = 2
@@ -74,6 +80,11 @@ class Args:
         for task in self.tasks:
             check_task(task)
         require_at_least(self, 1, "seeds", "episodes", "demonstrations")
+
+    @property
+    def recipe(self) -> dict[str, int]:
+        """What a table's rows must share to stand in one table."""
+        return {name: getattr(self, name) for name in RECIPE}
 
 
 def claim(args: Args) -> None:
@@ -188,6 +199,8 @@ def refine_cell(
             seed=seed,
             episodes=episodes(args, task, seed) if episodes else demonstrated(args, task),
             demonstrations=args.demonstrations,
+            adapt_steps=args.adapt_steps,
+            corrections=args.corrections,
             snapshots=True,
         )
         refine_policy.refine(dataclasses.replace(settings, **changes))
@@ -234,7 +247,7 @@ def main() -> None:
     rows = []
     for task in args.tasks:
         cells = [make_cell(args, world_model, task, seed) for seed in range(args.seeds)]
-        rows.append(make_row(cells))
+        rows.append({**make_row(cells), "recipe": args.recipe})
         print(format_table(rows), flush=True)
     save_table(rows, args.out)
     ship_policies(args)
