@@ -56,7 +56,7 @@ class Args:
         seed: Seed of cloning and refinement.
     """
 
-    task: str = "coffee-pull"
+    task: str = "lever-pull"
     out: Path = Path("runs/demo")
     episodes: int = 50
     demonstrations: int = 5
