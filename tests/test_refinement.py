@@ -128,6 +128,9 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
     assert not any(torch.equal(clone, other) for other in adapted)
     for one, other in itertools.combinations(adapted, 2):
         assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="displacements"):
+        refine_policy.refine(short_run(cloned, tmp_path / "six", folder, displacements=6))
+    assert not (tmp_path / "six").exists()
     with pytest.raises(EpisodeError, match="demonstrations"):
         refine_policy.refine(
             short_run(cloned, tmp_path / "few", folder, episodes=episodes, demonstrations=90)

@@ -190,6 +190,7 @@ def refine(args: Args) -> Judge:
         PolicyError: The policy does not fit the world model.
         WorldModelError: The world model cannot be loaded.
         EpisodeError: There are fewer demonstrations in the folder than asked for.
+        ValueError: An action has fewer dimensions than `displacements`.
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
@@ -197,6 +198,11 @@ def refine(args: Args) -> Judge:
     for other in judges:
         check_policy_fits(args.policy, other)
     config = load_policy_config(args.policy)
+    if args.displacements > config.action_size:
+        raise ValueError(
+            f"displacements: expected at most the action's {config.action_size} dimensions, "
+            f"got {args.displacements}"
+        )
     demonstrations = (
         load_demonstrations(args.episodes, task, args.demonstrations, args.rollouts)
         if args.episodes

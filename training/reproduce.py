@@ -80,6 +80,7 @@ class Args:
         for task in self.tasks:
             check_task(task)
         require_at_least(self, 1, "seeds", "episodes", "demonstrations")
+        require_at_least(self, 0, "adapt_steps", "corrections")
 
     @property
     def recipe(self) -> dict[str, int]:
