@@ -64,7 +64,7 @@ class Args:
     world_model: str | None = None
     clone_steps: int = clone_policy.Args.steps
     adapt_steps: int = refine_policy.Args.adapt_steps
-    refine_steps: int = 24_000
+    refine_steps: int = refine_policy.Args.steps
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -86,7 +86,7 @@ class Disturbed:
         drawn *= self.rng.random((rows, 1)) < 0.5
         self.disturbance = np.where(fresh, drawn, self.disturbance)
         done = np.clip(right + self.disturbance, -1, 1)
-        self.astray += (done - np.clip(shown, -1, 1)) * self.moves
+        self.astray += (done - shown) * self.moves
         self.decision += 1
         return done.astype(np.float32)
 

@@ -236,8 +236,8 @@ def refine(args: Args) -> Judge:
         seed=args.seed + 1,
     )
     anchor = None
-    solved = judge.success() >= args.saturation
-    if demonstrations and not solved and (args.adapt_steps or args.anchor_steps):
+    anchored = demonstrations and (args.adapt_steps or args.anchor_steps)
+    if anchored and judge.success() < args.saturation:
         anchor = DemonstrationAnchor(
             held_to(args, world_model, demonstrations),
             steps=args.anchor_steps,

@@ -68,7 +68,7 @@ class Args:
     clone_steps: int = clone_policy.Args.steps
     adapt_steps: int = refine_policy.Args.adapt_steps
     corrections: int = refine_policy.Args.corrections
-    refine_steps: int = 24_000
+    refine_steps: int = refine_policy.Args.steps
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")
