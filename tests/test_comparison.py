@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import clone_policy, compare, td3_bc
+from training import clone_policy, compare, reproduce, td3_bc
 from training.episodes import Episode, EpisodeError
 from training.metrics import rate
-from training.policy import load_policy
+from training.judge import snapshot_path
+from training.policy import actor_parameters, load_policy
 
 
 def lone_decisions(count: int) -> list[Episode]:
@@ -91,6 +95,35 @@ def test_filtered_cloning_adds_solved_rollouts_alone(
         args = clone_policy.Args("push", out, folder, 3, steps=1, rollouts=rollouts)
         clone_policy.run(args)
     assert learned_from == [[0, 1, 2], [0, 1, 2, 500]]
+
+
+def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
+    cloned: Path, tmp_path: Path
+) -> None:
+    world_model = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(world_model)
+    args = compare.Args(
+        demonstrations=3,
+        episodes_folder=write_episodes(tmp_path / "data"),
+        adapt_steps=2,
+        corrections=2,
+        refine_steps=6400,  # two updates after PPO's two rollouts of warm-up
+        world_model=str(world_model),
+        work=tmp_path / "work",
+    )
+    cell = reproduce.cell_folder(args, "push", 0)
+    shutil.copytree(cloned, cell / "cloned")
+    found = {
+        method: load_policy(compare.METHODS[method][1](args, "push", 0))
+        for method in ("adapted", "last", "wide")
+    }
+    settings = json.loads((cell / "wide" / "settings.json").read_text())
+    assert settings["adapt_steps"] == 0
+    assert settings["max_deviation"] == 1
+    begun = load_policy(snapshot_path(cell / "wide", 0))
+    assert torch.equal(begun.action_net.weight, found["adapted"].action_net.weight)
+    ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
 
 
 def test_the_comparison_pools_seeds_and_keeps_other_rows(tmp_path: Path) -> None:

@@ -65,13 +65,16 @@ class Args(TableArgs):
 
 
 def _last(args: Args, task: str, seed: int) -> Path:
-    refined = refine_cell(args, task, seed)
-    curve = json.loads((refined / "curve.json").read_text())["curve"]
-    return _snapshot(refined, curve[-1]["imagined_steps"], "last")
+    return _last_snapshot(refine_cell(args, task, seed), "last")
 
 
 def _adapted(args: Args, task: str, seed: int) -> Path:
     return _snapshot(refine_cell(args, task, seed), 0, "adapted")
+
+
+def _last_snapshot(refined: Path, name: str) -> Path:
+    curve = json.loads((refined / "curve.json").read_text())["curve"]
+    return _snapshot(refined, curve[-1]["imagined_steps"], name)
 
 
 def _snapshot(refined: Path, imagined_steps: int, name: str) -> Path:
@@ -88,6 +91,16 @@ def _longer(args: Args, task: str, seed: int) -> Path:
 
 def _variant(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
     return lambda args, task, seed: refine_cell(args, task, seed, name, **changes)
+
+
+def _ppo(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
+    """PPO once more from the adapted policy, changed; its last policy, whatever the judge says."""
+
+    def make(args: Args, task: str, seed: int) -> Path:
+        begin = {"policy": _adapted(args, task, seed), "adapt_steps": 0}
+        return _last_snapshot(refine_cell(args, task, seed, name, **begin, **changes), f"{name}-last")
+
+    return make
 
 
 def own_episodes(args: Args, task: str, seed: int) -> Path:
@@ -137,21 +150,21 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "adapted": ("fitted to demonstrations as imagined and corrected, without PPO", _adapted),
     "uncorrected": ("without imagined corrections", _variant("uncorrected", corrections=0)),
     "unadapted": ("PPO from the clone as it is", _variant("unadapted", adapt_steps=0)),
-    "last": ("its last policy, not the one that the judge kept", _last),
+    "last": ("PPO's last policy, not the one that the judge kept", _last),
     "no-anchor": (
-        "without gradient steps on demonstrations",
-        _variant("no-anchor", anchor_steps=0),
+        "PPO's last policy without gradient steps on demonstrations",
+        _ppo("no-anchor", anchor_steps=0),
     ),
     "kl": (
-        "with PPO's divergence from the clone in their place",
-        _variant("kl", anchor_steps=0, kl_coef=0.1),
+        "PPO's last policy with its divergence from the clone in their place",
+        _ppo("kl", anchor_steps=0, kl_coef=0.1),
     ),
     "penalty": (
-        "with a penalty on uncertainty",
-        _variant("penalty", uncertainty_penalty=0.005),
+        "PPO's last policy with a penalty on uncertainty",
+        _ppo("penalty", uncertainty_penalty=0.005),
     ),
-    "wide": ("beginning with deviation 1", _variant("wide", max_deviation=1.0)),
-    "haste": ("with discount .98", _variant("haste", gamma=0.98)),
+    "wide": ("PPO's last policy, begun with deviation 1", _ppo("wide", max_deviation=1.0)),
+    "haste": ("PPO's last policy with discount .98", _ppo("haste", gamma=0.98)),
     "filtered": ("cloned from demonstrations and successful rollouts", _filtered),
     "round": ("that one, refined in imagination, successes among its demonstrations", _round),
     "td3-bc": ("TD3+BC on demonstrations and rollouts", _td3_bc),
