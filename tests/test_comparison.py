@@ -16,8 +16,8 @@ from episode_factory import make_episode, write_episodes
 
 from training import clone_policy, compare, reproduce, td3_bc
 from training.episodes import Episode, EpisodeError
-from training.metrics import rate
 from training.judge import snapshot_path
+from training.metrics import rate
 from training.policy import actor_parameters, load_policy
 
 

@@ -12,6 +12,7 @@ from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
 from training import clone_policy, train_reward_head
+from training.episodes import EpisodeError
 from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import (
     PolicyConfig,
@@ -157,7 +158,8 @@ def test_what_truly_failed_is_nowhere_solved_in_imagination(cloned: Path) -> Non
     after = train_reward_head.with_flattery(before, real, imagined)
     assert len(after.frames) == len(before.frames) + len(episodes[1].actions)
     assert float(after.solved.sum()) == float(before.solved.sum())
-    assert train_reward_head.closed_loop(model.denoiser, [source], episodes, "test") == ([], [])
+    with pytest.raises(EpisodeError, match="closed_loop: no test episode"):
+        train_reward_head.closed_loop(model.denoiser, [source], episodes, "test")
     with pytest.raises(ValueError, match="closed_loop"):
         train_reward_head.Args(Path("out"), denoiser=Path("d"), closed_loop=(str(cloned),))
     with pytest.raises(ValueError, match="needs denoiser"):

@@ -68,8 +68,13 @@ class DemonstrationAnchor(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         assert isinstance(self.model, KLPPO)
-        if self.model.policy_updates == 0:
-            return
+        if self.model.policy_updates > 0:
+            self._pull()
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
+
+    def _pull(self) -> None:
         policy = self.model.policy
         assert isinstance(policy, GaussianCnnPolicy)
         if self._optimizer is None:

@@ -11,7 +11,6 @@ machine; ratios within one run are what may be compared.
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import time
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from training.pictures import drawing
 from training.real_env import RealEnv, RealEnvUnavailableError, require_real_env
+from training.records import save_record
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
@@ -300,7 +300,7 @@ def main() -> None:
     report = measure(args)
     table = format_table(report)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
+    save_record(args.out / "bench.json", report)
     (args.out / "bench.md").write_text(table + "\n")
     plot(report, args.out / "bench.png")
     print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import pickle
 import re
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 
+MOST_BAD_STEPS = 5
+"""Steps in a row whose loss is not finite before a run ends."""
+
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -22,6 +26,8 @@ UNREADABLE = (
     LookupError,
     ValueError,
     AttributeError,
+    TypeError,
+    NotImplementedError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -75,11 +81,11 @@ class Checkpoints:
         paths = self._paths()
         for path in paths:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = _read(path)
+                kept = state["fingerprint"]
             except UNREADABLE:
                 print(f"warning: {path} is damaged; trying the checkpoint before it")
                 continue
-            kept = state["fingerprint"]
             differences = [
                 f"{key}: {kept.get(key)!r} there, {self.fingerprint.get(key)!r} now"
                 for key in sorted(set(kept) | set(self.fingerprint))
@@ -100,6 +106,16 @@ class Checkpoints:
         return sorted(named, reverse=True)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """What `torch.load` reads, once the archive's checksums, which it ignores, hold."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{path}: {damaged}: wrong checksum")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder` for one run; a second is refused.
@@ -114,6 +130,36 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"{folder}: another process is training into this folder") from None
         yield
+
+
+class LossGuard:
+    """Tells which steps count: one whose loss is not finite is skipped, several end the run.
+
+    Attributes:
+        bad: Steps in a row, up to now, whose loss was not finite.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.bad = 0
+
+    def accepts(self, step: int, loss: float) -> bool:
+        """Whether the loss of `step` is finite.
+
+        Raises:
+            RunError: It was not, several steps in a row.
+        """
+        if math.isfinite(loss):
+            self.bad = 0
+            return True
+        self.bad += 1
+        print(f"step {step}: the loss is {loss}; the step is skipped")
+        if self.bad == MOST_BAD_STEPS:
+            raise RunError(
+                f"the loss was not finite {self.bad} steps in a row, the last at step {step} "
+                f"(seed {self.seed}); nothing of it was saved"
+            )
+        return False
 
 
 class StopRequest:

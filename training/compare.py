@@ -25,6 +25,7 @@ from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
 from training.policy_table import by_demonstrations, merge_rows
+from training.records import save_record
 from training.reproduce import (
     WORLDS,
     cell_folder,
@@ -97,8 +98,8 @@ def _ppo(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
     """PPO once more from the adapted policy, changed; its last policy, whatever the judge says."""
 
     def make(args: Args, task: str, seed: int) -> Path:
-        begin = {"policy": _adapted(args, task, seed), "adapt_steps": 0}
-        return _last_snapshot(refine_cell(args, task, seed, name, **begin, **changes), f"{name}-last")
+        begun: dict[str, Any] = {"policy": _adapted(args, task, seed), "adapt_steps": 0, **changes}
+        return _last_snapshot(refine_cell(args, task, seed, name, **begun), f"{name}-last")
 
     return make
 
@@ -156,14 +157,14 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
         _ppo("no-anchor", anchor_steps=0),
     ),
     "kl": (
-        "PPO's last policy with its divergence from the clone in their place",
+        "PPO's last policy with its divergence from the adapted one in their place",
         _ppo("kl", anchor_steps=0, kl_coef=0.1),
     ),
     "penalty": (
         "PPO's last policy with a penalty on uncertainty",
         _ppo("penalty", uncertainty_penalty=0.005),
     ),
-    "wide": ("PPO's last policy, begun with deviation 1", _ppo("wide", max_deviation=1.0)),
+    "wide": ("PPO's last policy, its noise not capped at .25", _ppo("wide", max_deviation=1.0)),
     "haste": ("PPO's last policy with discount .98", _ppo("haste", gamma=0.98)),
     "filtered": ("cloned from demonstrations and successful rollouts", _filtered),
     "round": ("that one, refined in imagination, successes among its demonstrations", _round),
@@ -246,7 +247,7 @@ def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
         rows,
         lambda row: (-row["demonstrations"], row["task"], methods.index(row["method"])),
     )
-    path.write_text(json.dumps({"rows": merged}, indent=2) + "\n")
+    save_record(path, {"rows": merged})
     parts = [
         f"Clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
         for number, group in by_demonstrations(merged).items()

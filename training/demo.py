@@ -10,8 +10,6 @@ the start configurations of held-out seeds.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -25,6 +23,7 @@ from training.judge import Measurement, split_starts
 from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
+from training.records import save_record
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
@@ -106,7 +105,8 @@ def run(args: Args) -> dict[str, Any]:
         real = False
         print(f"No real evaluation: {error}")
     work = args.out / "policies"
-    shutil.rmtree(work, ignore_errors=True)
+    for name in ("cloned", "refined"):
+        shutil.rmtree(work / name, ignore_errors=True)
     for name in ("report.json", "curves.png", "rollout.gif", "rollout.mp4"):
         (args.out / name).unlink(missing_ok=True)
 
@@ -143,6 +143,7 @@ def run(args: Args) -> dict[str, Any]:
     report: dict[str, Any] = {
         "task": args.task,
         "world_model": args.world_model or "embedded",
+        "starts": "held out" if real else "those that the judge chose on too",
         "imagined_steps": judge.curve[-1].imagined_steps,
         "seconds": round(time.monotonic() - stages.began, 1),
         "imagined": _pair(before.imagined, after.imagined),
@@ -150,10 +151,10 @@ def run(args: Args) -> dict[str, Any]:
     if before.real is not None and after.real is not None:
         report["real"] = _pair(before.real, after.real)
     draw_curves(judge.curve, judge.kept, before, after, args.out / "curves.png", args.task)
-    partial = args.out / f".report.{os.getpid()}.json"
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    partial.replace(args.out / "report.json")
-    print(f"\n{args.task}, {args.episodes} held-out starts")
+    save_record(args.out / "report.json", report)
+    assert after.imagined is not None
+    starts = "held-out starts" if real else "starts that the judge chose on too"
+    print(f"\n{args.task}, {len(after.imagined)} {starts}")
     for name, evaluation in (("cloned ", before), ("refined", after)):
         print(
             f"  {name}  real {format_rate(evaluation.real_rate)}   "

@@ -27,6 +27,7 @@ from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
 from training.real_env import check_task, split_seeds
 from training.real_rollouts import first_frames, real_episodes
+from training.records import save_record
 from training.replay import imagine, replay
 from training.settings import require_at_least
 from world4rl_gym.imagination import Imagination
@@ -307,10 +308,11 @@ def main() -> None:
         report["agreement"] = policy_agreement(
             [record["imagined"]["mean"] for record in records],
             [record["real"]["mean"] for record in records],
+            [record["task"] for record in records],
         )
         draw_scatter(records, args.out / "scatter.png")
         print(json.dumps(report["agreement"], indent=2))
-    (args.out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    save_record(args.out / "evaluation.json", report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Works for any world model and episodes of the same tasks. The figures themselves
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import tyro
 
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.pictures import comparison_strip, drawing, save_image, save_videos
+from training.records import save_record
 from training.trust import (
     FRAMES,
     Replay,
@@ -227,13 +227,13 @@ def main() -> None:
     print(f"imagining {len(episodes)} {args.split} episodes, {steps} denoising steps a frame")
     report, replays = evaluate_world_model(world_model, episodes, steps, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "world_model.json").write_text(json.dumps(report, indent=2) + "\n")
+    save_record(args.out / "world_model.json", report)
     if args.most_steps:
         steps_file = args.out / "inference_steps.json"
         # A default is chosen from this, so it is measured on validation episodes alone.
         some = load_episodes(args.episodes, "validation", world_model.config.tasks)[::15]
         rows = sweep_inference_steps(world_model, some, args.most_steps, args.seed)
-        steps_file.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        save_record(steps_file, {"rows": rows})
     if args.pictures:
         chosen = [r for r in replays if r.episode.behaviour not in PROBES]
         save_pictures(chosen, args.out / "pictures")

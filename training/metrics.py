@@ -63,29 +63,37 @@ def maximum_rank_violation(imagined: np.ndarray, real: np.ndarray) -> float:
     return float((gap * violated).max(axis=1).mean())
 
 
-def policy_agreement(imagined: Sequence[float], real: Sequence[float]) -> dict[str, Any]:
+def policy_agreement(
+    imagined: Sequence[float], real: Sequence[float], tasks: Sequence[str]
+) -> dict[str, Any]:
     """M4: how imagined success rates of several policies go with their real ones.
+
+    Over policies of several tasks a correlation may come from the tasks alone, easy ones and hard
+    ones; whoever chooses between policies chooses within one task.
 
     Args:
         imagined: Success of each of at least three policies in imagination.
         real: The same in reality.
+        tasks: Each policy's task.
 
     Returns:
         Pearson's and Spearman's correlation, the mean maximum rank violation, the mean absolute
-        error and the signed bias, and of each correlation the range with one policy left out.
+        error and the signed bias, and of each correlation the range with one policy left out; and
+        within tasks, Pearson's of deviations from the task's mean and the mean of the tasks' rank
+        violations.
     """
     x, y = np.asarray(imagined, float), np.asarray(real, float)
-    if len(x) != len(y) or len(x) < 3:
+    if not len(x) == len(y) == len(tasks) or len(x) < 3:
         raise ValueError(f"policies: expected at least 3 in both worlds, got {len(x)}, {len(y)}")
 
     def correlations(rows: np.ndarray) -> tuple[float, float]:
-        if len(set(x[rows])) < 2 or len(set(y[rows])) < 2:
-            return float("nan"), float("nan")
-        return (
-            float(stats.pearsonr(x[rows], y[rows]).statistic),
-            float(stats.spearmanr(x[rows], y[rows]).statistic),
-        )
+        return _correlation(x[rows], y[rows]), _correlation(x[rows], y[rows], stats.spearmanr)
 
+    own = [np.array([task == one for one in tasks]) for task in sorted(set(tasks))]
+    away = np.zeros((2, len(x)))
+    for rows in own:
+        away[:, rows] = x[rows] - x[rows].mean(), y[rows] - y[rows].mean()
+    violations = [maximum_rank_violation(x[rows], y[rows]) for rows in own]
     every = np.arange(len(x))
     pearson, spearman = correlations(every)
     without = np.array([correlations(np.delete(every, i)) for i in every])
@@ -98,7 +106,16 @@ def policy_agreement(imagined: Sequence[float], real: Sequence[float]) -> dict[s
         "mmrv": round(maximum_rank_violation(x, y), 4),
         "mean_absolute_error": round(float(np.abs(x - y).mean()), 4),
         "bias": round(float((x - y).mean()), 4),
+        "pearson_within_task": round(_correlation(*away.round(9)), 4),
+        "mmrv_within_task": round(float(np.mean(violations)), 4),
     }
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, measure: Any = stats.pearsonr) -> float:
+    """NaN where either does not vary."""
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return float("nan")
+    return float(measure(x, y).statistic)
 
 
 def psnr(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from training.evaluate import draw_scatter, format_rate
 from training.metrics import Rate, policy_agreement, rate
 from training.pictures import drawing
 from training.real_env import TASKS
+from training.records import save_record
 
 PUBLISHED = {
     "coffee-pull": (47, 68),
@@ -158,16 +159,26 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "table.json"
     merged = merge_rows(path, rows, lambda row: (-row["demonstrations"], TASKS.index(row["task"])))
-    policies = [policy for row in merged for policy in row["policies"]]
+    policies = [policy for row in merged for policy in _separate_policies(row)]
     table: dict[str, Any] = {"rows": merged}
     if len(policies) >= 3:
         table["agreement"] = policy_agreement(
-            *([policy[world]["mean"] for policy in policies] for world in ("imagined", "real"))
+            [policy["imagined"]["mean"] for policy in policies],
+            [policy["real"]["mean"] for policy in policies],
+            [policy["task"] for policy in policies],
         )
         draw_scatter(policies, out / "policies.png")
-    path.write_text(json.dumps(table, indent=2) + "\n")
+    save_record(path, table)
     parts = []
     for number, group in by_demonstrations(merged).items():
         draw_table(group, out / f"table-{number}.png")
         parts.append(f"Clones of {number} demonstrations:\n\n{format_table(group)}\n")
     (out / "table.md").write_text("\n".join(parts))
+
+
+def _separate_policies(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row's policies, without the refined ones that are their clones, left as they were."""
+    untouched = {
+        seed for seed, steps in zip(row["seeds"], row["imagined_steps"], strict=True) if steps == 0
+    }
+    return [p for p in row["policies"] if p["policy"] == "cloned" or p["seed"] not in untouched]

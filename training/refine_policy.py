@@ -16,7 +16,6 @@ is kept as it is, for imagination has nothing left to teach it. No real interact
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from training.policy import (
     load_policy_config,
     policy_arguments,
 )
+from training.records import save_record
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
@@ -277,7 +277,7 @@ def refine(args: Args) -> Judge:
         "kept": judge.kept.imagined_steps,
         "curve": [dataclasses.asdict(point) for point in judge.curve],
     }
-    (args.out / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
+    save_record(args.out / "curve.json", record)
     return judge
 
 

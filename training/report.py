@@ -101,7 +101,10 @@ def _agreement_text(told: dict[str, Any]) -> str:
         f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
         f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
         f"violation is {told['mmrv']:.2f}, the mean absolute error "
-        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}."
+        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}. "
+        "Within tasks, where one chooses between policies, deviations from the task's mean have a "
+        f"Pearson correlation of {told['pearson_within_task']:.2f}, and the rank violation is "
+        f"{told['mmrv_within_task']:.2f}."
     )
 
 

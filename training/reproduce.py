@@ -27,6 +27,7 @@ from training.evaluate import evaluate
 from training.policy import load_policy, save_policy
 from training.policy_table import Cell, format_table, make_row, save_table
 from training.real_env import TASKS, check_task, split_seeds
+from training.records import save_record
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 
@@ -134,7 +135,7 @@ def outcomes(
         )
         solved = result.real if world == "real" else result.imagined
         assert solved is not None
-        path.write_text(json.dumps([int(one) for one in solved]) + "\n")
+        save_record(path, [int(one) for one in solved])
     return json.loads(path.read_text())
 
 

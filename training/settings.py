@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+from training.records import save_record
 
 
 class SettingsError(ValueError):
@@ -18,6 +21,22 @@ def require_at_least(args: Any, least: float, *names: str) -> None:
         value = getattr(args, name)
         if not value >= least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def require_above(args: Any, least: float, *names: str) -> None:
+    """Raises ValueError, naming the field, where one of these is not finite and above `least`."""
+    for name in names:
+        value = getattr(args, name)
+        if not least < value < math.inf:
+            raise ValueError(f"{name}: expected a finite number above {least}, got {value}")
+
+
+def require_within(args: Any, least: float, most: float, *names: str) -> None:
+    """Raises ValueError, naming the field, where one of these is outside [`least`, `most`]."""
+    for name in names:
+        value = getattr(args, name)
+        if not least <= value <= most:
+            raise ValueError(f"{name}: expected within [{least}, {most}], got {value}")
 
 
 def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:
@@ -51,5 +70,4 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
                 "choose another folder, or remove this one"
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    save_record(path, settings)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import psutil
 
 import world4rl_gym
+from training.records import save_record
 
 SAMPLES = 20
 LARGEST_GROWTH_MB = 10.0
@@ -127,8 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if told[name] > most
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"flat": not grew, **result}, indent=2) + "\n")
+    save_record(args.out, {"flat": not grew, **result})
     for part, told in result.items():
         shown = {name: value for name, value in told.items() if name != "memory_mb"}
         print(f"{part}: {shown}, memory {told['memory_mb'][0]} to {told['memory_mb'][-1]} MB")

@@ -24,6 +24,7 @@ from training.judge import snapshot_path
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
+from training.records import save_record
 from world4rl_gym.world_model import WorldModel
 
 
@@ -79,7 +80,7 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
         report["points"].append(point)
         report["chosen"] = curve["kept"]
         report["best"] = max(report["points"], key=lambda p: p["real"]["mean"])["imagined_steps"]
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        save_record(path, report)
         print(
             f"{steps:7d} steps: real {format_rate(Rate(**point['real']))}, "
             f"imagined {format_rate(Rate(**point['imagined']))}",
@@ -122,7 +123,7 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     reports = [trace(args, run) for run in args.run]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "traces.json").write_text(json.dumps({"runs": reports}, indent=2) + "\n")
+    save_record(args.out / "traces.json", {"runs": reports})
     plot(reports, args.out / "traces.png")
 
 

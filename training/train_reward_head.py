@@ -19,6 +19,7 @@ import copy
 import dataclasses
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from training.averaging import update_ema
-from training.checkpoints import Checkpoints, StopRequest, locked
+from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.policy import load_policy, sample_actions
 from training.real_env import split_seeds
+from training.records import save_record
 from training.replay import replay
-from training.settings import keep_settings, require_at_least
+from training.settings import keep_settings, require_above, require_at_least
 from training.trust import reward_head_figures
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
@@ -59,9 +61,9 @@ class Args:
         tasks: Tasks; none given means all found.
         denoiser: Folder that holds `denoiser/`, to learn from imagined frames as well.
         imagined_every: One in so many training episodes is imagined for that.
-        closed_loop: Deterministic policies whose real episodes are among the training and perhaps
-            the validation episodes, each as FOLDER@SEED_OFFSET: the policy's folder, in which
-            "{task}" stands for the task's name, and the offset that it was collected with.
+        closed_loop: Deterministic policies whose real episodes are among the validation episodes,
+            each as FOLDER@SEED_OFFSET: the policy's folder, in which "{task}" stands for the task's
+            name, and the offset that it was collected with.
         learn_flattery: Learn from those among the training episodes too.
         init: Folder that holds the `reward_head/` whose weights training begins from; none given
             begins from random ones.
@@ -89,12 +91,16 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps", "batch_size", "checkpoint_every")
+        require_at_least(self, 1, "steps", "checkpoint_every", "imagined_every")
+        require_at_least(self, 2, "batch_size")
+        require_above(self, 0, "learning_rate")
         for source in self.closed_loop:
             if not source.rpartition("@")[2].isdigit():
                 raise ValueError(f"closed_loop: expected FOLDER@SEED_OFFSET, got {source!r}")
         if self.closed_loop and self.denoiser is None:
             raise ValueError("closed_loop: needs denoiser")
+        if self.learn_flattery and not self.closed_loop:
+            raise ValueError("learn_flattery: needs closed_loop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +141,17 @@ def closed_loop(
 
     Returns:
         The real episodes, and the imagined frames that pair with each.
+
+    Raises:
+        EpisodeError: A source has no episode in this split.
     """
     real: list[Episode] = []
     imagined: list[np.ndarray] = []
     for source in sources:
         folder, _, offset = source.rpartition("@")
         seeds = split_seeds(split, MOST_EPISODES, int(offset))
+        if not any(e.behaviour == "policy" and e.seed in seeds for e in episodes):
+            raise EpisodeError(f"closed_loop: no {split} episode was collected as {source}")
         for task in sorted({e.task for e in episodes}):
             of_policy = [
                 e
@@ -175,6 +186,10 @@ def with_flattery(
     )
 
 
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().numpy().data)
+
+
 def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> RewardHead:
     """Fits the head; half of each batch is solved frames, and the loss is weighted back.
 
@@ -194,6 +209,8 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
     fingerprint = {
         "frames": [len(pool.frames) for pool in pools],
         "solved": [int(pool.solved.sum()) for pool in pools],
+        "contents": [_checksum(pool.frames) for pool in pools],
+        "begun from": [_checksum(p.detach()) for p in head.parameters()],
         **{k: getattr(args, k) for k in ("steps", "batch_size", "learning_rate", "seed")},
     }
     checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
@@ -210,6 +227,7 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
         range(begun, args.steps), initial=begun, total=args.steps, desc="reward head", unit="step"
     )
     head.train()
+    guard = LossGuard(args.seed)
     with StopRequest() as stop:
         for step in bar:
             generator = torch.Generator().manual_seed(args.seed * 100_003 + step)
@@ -232,11 +250,15 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
             loss = F.binary_cross_entropy_with_logits(logits, pool.solved[rows], weight)
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            update_ema(ema, head, 0.995, step)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in head.parameters()])  # type: ignore[misc]
+            if guard.accepts(step, float(loss.detach() + 0 * norm)):
+                optimizer.step()
+                update_ema(ema, head, 0.995, step)
             if step % 50 == 0:
                 bar.set_postfix(loss=f"{loss.item():.4f}")
             done = step + 1
+            if guard.bad:
+                continue
             if done % args.checkpoint_every == 0 or stop.signal:
                 checkpoints.save(
                     done,
@@ -310,9 +332,10 @@ def main() -> None:
         head = train(args, pools, frame_size)
         held_out, judged_on = splits["validation"], None
         if denoiser:
-            pairs = closed_loop(denoiser, args.closed_loop, held_out, "validation")
-            if pairs[0]:
-                held_out, judged_on = pairs
+            if args.closed_loop:
+                held_out, judged_on = closed_loop(
+                    denoiser, args.closed_loop, held_out, "validation"
+                )
             else:
                 judged_on = imagined_frames(denoiser, held_out)
         validation = episode_scores(head, held_out, judged_on)
@@ -328,7 +351,7 @@ def main() -> None:
                 [e for e, _ in chosen], [s for _, s in chosen], threshold
             )
         save_component(head, args.out / "reward_head")
-        (args.out / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
+        save_record(args.out / "figures.json", result)
     print(json.dumps(result, indent=2))
 
 

@@ -29,7 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training.averaging import update_ema
-from training.checkpoints import Checkpoints, RunError, StopRequest, locked
+from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison, save_loss_curve
 from training.settings import SettingsError, keep_settings, require_at_least
@@ -39,8 +39,6 @@ from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import to_float, to_uint8
 from world4rl_gym.scheduler import EulerScheduler
-
-MOST_BAD_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +184,8 @@ def train(args: Args) -> Path:
     main_process = accelerator.is_main_process
     episodes = load_episodes(args.episodes, "train", args.tasks or None, skip_bad=args.skip_bad)
     held_out = (
-        load_episodes(args.episodes, "validation", args.tasks or None)
-        if (args.picture_every)
+        load_episodes(args.episodes, "validation", args.tasks or None, skip_bad=args.skip_bad)
+        if args.picture_every
         else []
     )
     config = DenoiserConfig(
@@ -217,9 +215,9 @@ def train(args: Args) -> Path:
     with locked(args.out / f"process-{accelerator.process_index}"):
         if main_process:
             keep_settings(args, args.out, leave_out=("until",))
-        fingerprint = {"data": windows.fingerprint(), **_plain(args)}
-        checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
         process, processes = accelerator.process_index, accelerator.num_processes
+        fingerprint = {"data": windows.fingerprint(), "processes": processes, **_plain(args)}
+        checkpoints = Checkpoints(args.out / "checkpoints", fingerprint)
         streams = Streams(
             windows, max(1, args.streams // processes), step_generator(args, args.steps, process)
         )
@@ -248,7 +246,7 @@ def train(args: Args) -> Path:
             disable=not main_process,
             mininterval=1.0,
         )
-        bad = 0
+        guard = LossGuard(args.seed)
         last = min(args.steps, args.until or args.steps)
         with StopRequest() as stop:
             while step < last:
@@ -256,18 +254,9 @@ def train(args: Args) -> Path:
                 loss, predicted = _optimize(
                     accelerator, loss_module, optimizer, inputs, learning_rate(args, step)
                 )
-                if math.isfinite(loss):
-                    bad = 0
+                if guard.accepts(step, loss):
                     update_ema(ema, denoiser, args.ema, step)
                     streams.advance(inputs.batch, predicted, inputs.stream_length, inputs.generator)
-                else:
-                    bad += 1
-                    print(f"step {step}: the loss is {loss}; the step is skipped")
-                    if bad == MOST_BAD_STEPS:
-                        raise RunError(
-                            f"the loss was not finite {bad} steps in a row, the last at step "
-                            f"{step} (seed {args.seed}); nothing of it was saved"
-                        )
                 step += 1
                 bar.update()
                 if log:
@@ -275,8 +264,9 @@ def train(args: Args) -> Path:
                     if step % 20 == 0:
                         bar.set_postfix(loss=f"{log.average:.4f}")
                 # The processes agree on whether to stop, since each holds streams of its own.
-                signal = _largest(accelerator, stop.signal or 0)
-                if (step % args.checkpoint_every == 0 or step == last or signal) and not bad:
+                signal = _largest(accelerator, stop.signal or 0) if not guard.bad else 0
+                due = step % args.checkpoint_every == 0 or step == last or signal
+                if due and not guard.bad:
                     gathered = accelerator.gather(_moved(streams.state_dict(), accelerator.device))
                     if main_process:
                         checkpoints.save(
