@@ -276,16 +276,22 @@ def test_E16_a_bad_argument_is_told_what_is_valid(
         ({"initial_frame": 10}, r"\[0, 9\]"),
         ({"initial_frame": -1}, r"\[0, 9\]"),
         ({"initial_frame": 1.5}, r"\[0, 9\]"),
-        ({"initial_frame": 1, "task": "push"}, "not a context of 'push'"),
+        ({"initial_frame": 1, "task": "push"}, "context of 'pull', not of push"),
+        ({"initial_frame": 1}, "context of 'pull', not of push"),
         ({"initial_frame": [1, 2]}, "1 of them"),
+        (["task"], "options: expected a mapping"),
     ],
 )
 def test_E16_a_bad_reset_option_is_told_what_is_valid(
     tiny_world_model: WorldModel, options: dict[str, Any], said: str
 ) -> None:
     env = make(tiny_world_model, task="push")
+    env.reset(seed=3)
+    state = env.np_random.bit_generator.state
     with pytest.raises(ValueError, match=said):
-        env.reset(options=options)
+        env.reset(seed=4, options=options)
+    assert env.np_random_seed == 3
+    assert env.np_random.bit_generator.state == state
 
 
 def test_E17_truncation_at_the_horizon_only(tiny_world_model: WorldModel) -> None:

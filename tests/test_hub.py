@@ -355,3 +355,12 @@ def test_a_local_folder_comes_before_a_name(tiny_folder: str, tmp_path: Path, mo
     shutil.copytree(tiny_folder, tmp_path / "embedded")
     monkeypatch.chdir(tmp_path)
     assert WorldModel.from_pretrained("embedded").config.tasks == ("push", "pull")
+
+
+@pytest.mark.parametrize("source", [None, "embedded", "folder", "model"])
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(
+    source: str | None, tiny_folder: str, tiny_world_model: WorldModel
+) -> None:
+    given = {"folder": tiny_folder, "model": tiny_world_model}.get(str(source), source)
+    with pytest.raises(ValueError, match="revision: only a Hub id has one"):
+        world4rl_gym.ImaginedEnv(given, revision="main")

@@ -15,7 +15,14 @@ from episode_factory import make_episode, write_episodes
 from training import refine_policy, trace_refinement
 from training.anchor import DemonstrationAnchor
 from training.episodes import EpisodeError
-from training.judge import Judge, Measurement, chosen, snapshot_path, split_starts
+from training.judge import (
+    Judge,
+    Measurement,
+    chosen,
+    gained,
+    snapshot_path,
+    split_starts,
+)
 from training.policy import actor_parameters, load_policy
 from training.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
@@ -62,12 +69,16 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
     before = {p.name: p.read_bytes() for p in cloned.iterdir()}
     curve = refine_policy.refine(args).curve
     assert curve[0].imagined_steps == 0
-    assert max(p.judged for p in curve) >= curve[0].judged
     record = json.loads((tmp_path / "refined" / "curve.json").read_text())
-    assert record["kept"] in [p.imagined_steps for p in curve]
     for point in curve:
         load_policy(snapshot_path(args.out, point.imagined_steps))
-    load_policy(tmp_path / "refined")
+    best = chosen(curve, args.least_gain)
+    assert record["kept"] == (
+        best.imagined_steps if gained(curve, record["cloned"], args.least_gain) else None
+    )
+    source = cloned if record["kept"] is None else snapshot_path(args.out, record["kept"])
+    ends = [actor_parameters(load_policy(folder)) for folder in (tmp_path / "refined", source)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
     with pytest.raises(SettingsError, match="seed"):
         refine_policy.refine(refine_policy.Args(cloned, tmp_path / "refined", str(folder), seed=1))
@@ -175,6 +186,40 @@ def test_without_a_gain_to_believe_the_first_policy_stays() -> None:
     assert chosen(curve, 0.1).imagined_steps == 0
     assert chosen(curve, 0.0).imagined_steps == 2
     assert chosen(curve[:1], 0.1).imagined_steps == 0
+
+
+def test_the_clone_is_kept_unless_enough_was_gained_over_it(cloned: Path, tmp_path: Path) -> None:
+    curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.5, 0.7))]
+    assert gained(curve, None, 0.15)
+    assert gained(curve, 0.55, 0.15)
+    assert not gained(curve, 0.6, 0.15)
+    assert not gained(curve[:1], 0.5, 0.15)
+    folder = tmp_path / "world_model"
+    make_tiny_world_model(success_threshold=0.6).save_pretrained(folder)
+    data = write_episodes(tmp_path / "data")
+    kept = {}
+    for least_gain in (0.0, 1.0):
+        out = tmp_path / f"refined-{least_gain}"
+        args = short_run(
+            cloned,
+            out,
+            folder,
+            steps=64,
+            episodes=data,
+            demonstrations=3,
+            corrections=2,
+            adapt_steps=2,
+            saturation=1.0,
+            least_gain=least_gain,
+        )
+        refine_policy.refine(args)
+        record = json.loads((out / "curve.json").read_text())
+        assert record["cloned"] < 1
+        kept[record["kept"]] = out
+    before = load_policy(cloned).action_net.weight
+    assert torch.equal(load_policy(kept[None]).action_net.weight, before)
+    (other,) = (out for steps, out in kept.items() if steps is not None)
+    assert not torch.equal(load_policy(other).action_net.weight, before)
 
 
 def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) -> None:

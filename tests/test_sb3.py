@@ -103,11 +103,33 @@ def test_the_rest_of_sb3s_interface(tiny_world_model: WorldModel) -> None:
     assert env.get_attr("render_scale", 1) == [2]
     with pytest.raises(ValueError, match="share one env"):
         env.set_attr("render_scale", 2, [0])
-    assert env.env_method("render")[0][0].shape == (32, 32, 3)
+    assert env.env_method("render")[0].shape == (32, 32, 3)
     assert env.env_is_wrapped(Monitor) == [False] * 3
     assert env.render("rgb_array").shape == (64, 64, 3)
     assert pickle.loads(pickle.dumps(env)).reset().shape == (3, 16, 16, 3)
     assert VecFrameStack(env, 2).reset().shape == (3, 16, 16, 6)
+
+
+def test_attributes_and_options_are_each_rows_own_as_in_dummy_vec_env(
+    tiny_world_model: WorldModel,
+) -> None:
+    env = ImaginedVecEnv(2, world_model=tiny_world_model)
+    dummy = DummyVecEnv([lambda: ImaginedEnv(tiny_world_model)] * 2)
+    for one in (env, dummy):
+        one.seed(3)
+        one.set_options([{"initial_frame": 4}, {"initial_frame": 5}])
+        one.reset()
+        assert [info["initial_frame"] for info in one.reset_infos] == [4, 5]
+        assert one.get_attr("np_random_seed") == [3, 4]
+        assert isinstance(one.get_attr("np_random", 0)[0], np.random.Generator)
+        assert one.get_attr("action_space") == [ImaginedEnv(tiny_world_model).action_space] * 2
+        assert callable(one.get_attr("render")[1])
+    env.set_options([{"task": "push"}, {"task": "pull"}])
+    with pytest.raises(ValueError, match="options: expected the same"):
+        env.reset()
+    assert env.reset().shape == (2, 16, 16, 3)  # bad options do not stay
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        ImaginedVecEnv(2, world_model=tiny_world_model, autoreset_mode="DISABLED")
     env.close()
     env.close()
     with pytest.raises(Error, match="closed"):

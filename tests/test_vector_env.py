@@ -367,6 +367,25 @@ def test_E16_a_bad_option_leaves_seeds_and_rows_unchanged(tiny_world_model: Worl
     assert np.array_equal(frames, env.imagination.frames.permute(0, 2, 3, 1).numpy())
 
 
+def test_E10_attributes_are_those_of_sync_vector_env(tiny_world_model: WorldModel) -> None:
+    env = ImaginedVectorEnv(2, tiny_world_model)
+    sync = SyncVectorEnv([lambda: ImaginedEnv(tiny_world_model)] * 2)
+    for one in (env, sync):
+        one.reset(seed=3)
+        one.set_attr("render_scale", 3)
+        assert one.get_attr("render_scale") == (3, 3)
+    for name in ("observation_space", "action_space", "np_random_seed"):
+        assert env.get_attr(name) == sync.get_attr(name)
+    with pytest.raises(ValueError, match="values"):
+        env.set_attr("render_scale", [1, 2])
+
+
+@pytest.mark.parametrize("seed", [1.5, "12"])
+def test_E16_a_seed_that_is_none_is_named(tiny_world_model: WorldModel, seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed: expected an integer"):
+        ImaginedVectorEnv(2, tiny_world_model).reset(seed=seed)
+
+
 def test_E17_truncation_through_make_vec(tiny_world_model: WorldModel) -> None:
     env = gym.make_vec(
         ID, 2, world_model=tiny_world_model, max_episode_steps=12, success_threshold=NEVER

@@ -211,7 +211,7 @@ def _pair(before: Any, after: Any) -> dict[str, Any]:
 
 def draw_curves(
     curve: list[Measurement],
-    kept: Measurement,
+    kept: Measurement | None,
     before: Evaluation,
     after: Evaluation,
     path: Path,
@@ -231,7 +231,7 @@ def draw_curves(
             axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
         for name, evaluation, at, fill in (
             ("cloned", before, 0, "white"),
-            ("refined", after, kept.imagined_steps, "black"),
+            ("refined", after, kept.imagined_steps if kept else 0, "black"),
         ):
             rate = evaluation.real_rate
             if rate is not None:

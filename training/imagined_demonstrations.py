@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from training.episodes import Episode
-from training.replay import imagine, replay
+from training.replay import imagine, replay, stacked_actions
 from world4rl_gym.world_model import WorldModel
 
 BATCH_SIZE = 40
@@ -45,6 +45,7 @@ class Disturbed:
 
     Args:
         actions: `(B, T, A)` float32 demonstrated actions in [-1, 1].
+        until: `(B,)` decisions after which nothing is disturbed any more.
         displacements: How many of the action's first dimensions move the hand by as much, so that
             they add up to where it is; the others, a gripper's, are left as demonstrated.
         deviation: Deviation of a disturbance, at most; each episode draws its own.
@@ -59,6 +60,7 @@ class Disturbed:
     def __init__(
         self,
         actions: np.ndarray,
+        until: np.ndarray,
         *,
         displacements: int,
         deviation: float,
@@ -68,6 +70,7 @@ class Disturbed:
     ) -> None:
         rows, _, size = actions.shape
         self.actions, self.right = actions, np.zeros_like(actions)
+        self.until = until
         self.moves = np.arange(size) < displacements
         self.hold, self.gain, self.rng = hold, gain, rng
         self.scale = rng.uniform(0, deviation, (rows, 1))
@@ -85,7 +88,8 @@ class Disturbed:
         drawn = self.rng.normal(size=(rows, size)) * self.scale * self.moves
         drawn *= self.rng.random((rows, 1)) < 0.5
         self.disturbance = np.where(fresh, drawn, self.disturbance)
-        done = np.clip(right + self.disturbance, -1, 1)
+        free = (self.decision < self.until)[:, None]
+        done = np.clip(right + free * self.disturbance, -1, 1)
         self.astray += (done - shown) * self.moves
         self.decision += 1
         return done.astype(np.float32)
@@ -100,18 +104,21 @@ def corrections(
     deviation: float = 0.6,
     hold: float = 4.0,
     gain: float = 0.4,
+    way: float = 0.5,
     seed: int = 0,
 ) -> list[Episode]:
     """Demonstrations in turn, imagined with disturbances; the actions are those that lead back.
 
     Args:
         world_model: Imagines them.
-        demonstrations: Episodes, all of one length.
+        demonstrations: Episodes.
         count: How many to imagine.
         displacements: As in `Disturbed`.
         deviation: As in `Disturbed`.
         hold: As in `Disturbed`.
         gain: As in `Disturbed`.
+        way: Part of the decisions up to a demonstration's success that are disturbed: the first,
+            while its hand still moves freely.
         seed: Seed of the disturbances and of the denoising noise.
 
     Returns:
@@ -122,8 +129,10 @@ def corrections(
     made: list[Episode] = []
     for first in range(0, count, BATCH_SIZE):
         batch = chosen[first : first + BATCH_SIZE]
+        actions = stacked_actions(batch)
         player = Disturbed(
-            np.stack([e.actions for e in batch]),
+            actions,
+            np.array([way * (e.success.argmax() if e.solved else len(e)) for e in batch]),
             displacements=displacements,
             deviation=deviation,
             hold=hold,
@@ -135,12 +144,14 @@ def corrections(
             world_model.scheduler,
             np.stack([e.frames[0] for e in batch]),
             player,
-            len(batch[0]),
+            actions.shape[1],
             world_model.config.num_inference_steps,
             torch.arange(first, first + len(batch)) + seed * 100_003,
         )
         made += [
-            dataclasses.replace(episode, frames=rollout.frames, actions=right)
+            dataclasses.replace(
+                episode, frames=rollout.until(len(episode)).frames, actions=right[: len(episode)]
+            )
             for episode, rollout, right in zip(batch, rollouts, player.right, strict=True)
         ]
     return made

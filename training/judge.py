@@ -46,6 +46,17 @@ def chosen(curve: Sequence[Measurement], least_gain: float) -> Measurement:
     return best if best.judged - curve[0].judged >= least_gain - 1e-9 else curve[0]
 
 
+def gained(curve: Sequence[Measurement], cloned: float | None, least_gain: float) -> bool:
+    """Whether the chosen point's judged success is far enough above the clone's to be believed.
+
+    Args:
+        curve: What was measured.
+        cloned: The clone's judged success, where its first point is not the clone's; else None.
+        least_gain: How far.
+    """
+    return cloned is None or chosen(curve, least_gain).judged - cloned >= least_gain - 1e-9
+
+
 def split_starts(
     world_model: WorldModel, task: str, judge: int, anywhere: bool = False
 ) -> tuple[InitialFrames, InitialFrames]:
@@ -121,14 +132,18 @@ class Judge(BaseCallback):
         self.saturation, self.least_gain = saturation, least_gain
         self.snapshots, self.seed = snapshots, seed
         self.curve: list[Measurement] = []
+        self.cloned: float | None = None
+        """Judged success of the clone, where the curve begins with another policy."""
         self.finished = False
         self._outcomes: list[bool] = []
         self._began = time.monotonic()
         self._bar = tqdm(total=total, unit="step", desc="imagined", mininterval=1)
 
     @property
-    def kept(self) -> Measurement:
-        """The point whose policy is in `out`."""
+    def kept(self) -> Measurement | None:
+        """The point whose policy is in `out`; None where that is the clone still."""
+        if not gained(self.curve, self.cloned, self.least_gain):
+            return None
         return chosen(self.curve, self.least_gain)
 
     def success(self) -> float:

@@ -36,7 +36,7 @@ class Cell:
     demonstrations: int
     seed: int
     imagined_steps: int
-    kept: int
+    kept: int | None
     cloned: list[int]
     refined: list[int]
     imagined_before: list[int]
@@ -178,7 +178,6 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
 
 def _separate_policies(row: dict[str, Any]) -> list[dict[str, Any]]:
     """A row's policies, without the refined ones that are their clones, left as they were."""
-    untouched = {
-        seed for seed, steps in zip(row["seeds"], row["imagined_steps"], strict=True) if steps == 0
-    }
+    runs = zip(row["seeds"], row["imagined_steps"], row["kept_at"], strict=True)
+    untouched = {seed for seed, steps, kept in runs if steps == 0 or kept is None}
     return [p for p in row["policies"] if p["policy"] == "cloned" or p["seed"] not in untouched]

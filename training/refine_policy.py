@@ -6,9 +6,10 @@ Before PPO begins, the clone is fitted to its demonstrations once more: as a cam
 world model imagines them, since a policy that has only seen real frames acts otherwise on imagined
 ones, and as it imagines them disturbed, each frame with the action that leads back.
 
-What is judged and kept is the policy's average over updates: the one at which the imagined success
-of its mean action, from starts that it does not train on, was highest first, provided that PPO
-gained enough of it to be believed; else the one that PPO began with. Once that success
+What is judged is the imagined success of the mean action, from starts that the policy does not
+train on. Of PPO's policies, which are averages over updates, the one at which it was highest first
+is kept, provided that PPO gained enough of it to be believed; else the one that PPO began with; and
+of that and the clone it is the clone, unless enough was gained over it. Once that success
 saturates, the run ends, since what follows was measured to be drift; a clone that saturates at once
 is kept as it is, for imagination has nothing left to teach it. No real interaction is used.
 """
@@ -37,6 +38,7 @@ from training.policy import (
     load_policy,
     load_policy_config,
     policy_arguments,
+    save_policy,
 )
 from training.records import save_record
 from training.settings import keep_settings, require_at_least
@@ -72,7 +74,8 @@ class Args:
         judge_starts: Starts kept apart to measure it on.
         saturation: Imagined success at which the run ends.
         least_gain: Imagined success that PPO must gain for its policy to be kept, rather than the
-            one that it began with; 60 starts cannot tell less than .15 from chance.
+            one that it began with, and either over the clone, which is kept else; 60 starts cannot
+            tell less than .15 from chance.
         episodes: Folder of the demonstrations that the policy stays close to; none given anchors it
             to nothing.
         demonstrations: How many of them.
@@ -237,7 +240,8 @@ def refine(args: Args) -> Judge:
     )
     anchor = None
     anchored = demonstrations and (args.adapt_steps or args.anchor_steps)
-    if anchored and judge.success() < args.saturation:
+    success = judge.success() if anchored else args.saturation
+    if success < args.saturation:
         anchor = DemonstrationAnchor(
             held_to(args, world_model, demonstrations),
             steps=args.anchor_steps,
@@ -245,6 +249,8 @@ def refine(args: Args) -> Judge:
             seed=args.seed,
         )
         if args.adapt_steps:
+            judge.cloned = success
+            save_policy(cloned, config, args.out)
             anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
             average.load_state_dict(cloned.state_dict())
     with torch.no_grad():
@@ -274,7 +280,8 @@ def refine(args: Args) -> Judge:
     env.close()
     record: dict[str, Any] = {
         "task": task,
-        "kept": judge.kept.imagined_steps,
+        "cloned": judge.cloned,
+        "kept": judge.kept.imagined_steps if judge.kept else None,
         "curve": [dataclasses.asdict(point) for point in judge.curve],
     }
     save_record(args.out / "curve.json", record)
@@ -285,11 +292,12 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     judge = refine(args)
-    last = judge.curve[-1]
+    last, kept = judge.curve[-1], judge.kept
     print(
-        f"imagined success {judge.curve[0].judged:.2f} before PPO, {judge.kept.judged:.2f} at the "
-        f"policy kept, of {judge.kept.imagined_steps} imagined steps; "
-        f"{last.imagined_steps} in {last.seconds:.0f} s"
+        ("" if judge.cloned is None else f"imagined success of the clone {judge.cloned:.2f}; ")
+        + f"{judge.curve[0].judged:.2f} before PPO; kept is "
+        + (f"{kept.judged:.2f} of {kept.imagined_steps} imagined steps" if kept else "the clone")
+        + f"; {last.imagined_steps} imagined in {last.seconds:.0f} s"
     )
 
 

@@ -34,6 +34,10 @@ class Rollout:
     actions: np.ndarray
     uncertainty: np.ndarray
 
+    def until(self, steps: int) -> Rollout:
+        """Its first `steps` decisions."""
+        return Rollout(self.frames[: steps + 1], self.actions[:steps], self.uncertainty[:steps])
+
 
 def replay(
     denoiser: Denoiser,
@@ -49,7 +53,7 @@ def replay(
     Args:
         denoiser: The denoiser.
         scheduler: Its sampler.
-        episodes: Episodes, all of one length.
+        episodes: Episodes; of a batch of several lengths, each rollout is as long as its own.
         num_inference_steps: Denoising steps a frame.
         seed: Seed of the denoising noise.
         batch_size: Episodes imagined together.
@@ -61,17 +65,27 @@ def replay(
     rollouts: list[Rollout] = []
     for first in range(0, len(episodes), batch_size):
         batch = episodes[first : first + batch_size]
-        taken = iter(np.stack([e.actions for e in batch], axis=1))
-        rollouts += imagine(
+        actions = stacked_actions(batch)
+        taken = iter(actions.swapaxes(0, 1))
+        imagined = imagine(
             denoiser,
             scheduler,
             np.stack([e.frames[0] for e in batch]),
             act or (lambda frames, taken=taken: next(taken)),  # type: ignore[misc]
-            len(batch[0]),
+            actions.shape[1],
             num_inference_steps,
             torch.arange(first, first + len(batch)) + seed * 100_003,
         )
+        rollouts += [r.until(len(e)) for r, e in zip(imagined, batch, strict=True)]
     return rollouts
+
+
+def stacked_actions(episodes: Sequence[Episode]) -> np.ndarray:
+    """Actions as `(B, T, A)` float32, those of shorter episodes held after their last."""
+    longest = max(len(episode) for episode in episodes)
+    return np.stack(
+        [np.pad(e.actions, ((0, longest - len(e)), (0, 0)), mode="edge") for e in episodes]
+    )
 
 
 @torch.no_grad()

@@ -110,7 +110,10 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
                     alpha=0.12,
                 )
             for name, style in (("chosen", "-"), ("best", ":")):
-                axes.axvline(report[name], linestyle=style, color="tab:red", label=f"{name} policy")
+                at, label = report[name], f"{name} policy"
+                if at is None:
+                    at, label = points[0]["imagined_steps"], "chosen: the clone, before these"
+                axes.axvline(at, linestyle=style, color="tab:red", label=label)
             axes.set(xlabel="imagined steps", ylim=(-3, 103), title=report["task"])
         grid[0, 0].set_ylabel("success, %")
         grid[0, 0].legend(fontsize="small")

@@ -150,19 +150,25 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
 
         Args:
             seed: Seeds the env's generator, from which start and denoising noise are drawn.
-            options: `initial_frame` (an index) and `task` (a name) choose the start.
+            options: `initial_frame` (an index, as in the info) and `task` (a name) choose the
+                start.
 
         Returns:
             The first frame `(H, W, 3)` uint8, and info.
 
         Raises:
-            ValueError: An option is unknown or out of range.
+            ValueError: An option is unknown or out of range; nothing has changed.
         """
         self._check_open()
         chosen = check_reset_options(options)
-        super().reset(seed=seed)
-        self.imagination.rngs[0] = self.np_random
-        frames = self.imagination.reset(**chosen)
+        saved = self._np_random, self._np_random_seed, self.imagination.rngs[0]
+        try:
+            super().reset(seed=seed)
+            self.imagination.rngs[0] = self.np_random
+            frames = self.imagination.reset(**chosen)
+        except Exception:
+            self._np_random, self._np_random_seed, self.imagination.rngs[0] = saved
+            raise
         self._over = False
         self._show()
         info = {

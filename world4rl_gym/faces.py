@@ -38,6 +38,8 @@ def check_reset_options(
     options: Mapping[str, Any] | None, known: tuple[str, ...] = RESET_OPTIONS
 ) -> dict[str, Any]:
     """Returns a copy of the options, or raises ValueError naming an unknown one."""
+    if not isinstance(options, (Mapping, type(None))):
+        raise ValueError(f"options: expected a mapping, got {type(options).__name__}")
     chosen = dict(options or {})
     for name in chosen:
         if name not in known:

@@ -53,22 +53,25 @@ def find_folder(
         names: The files that may be downloaded.
 
     Raises:
-        WorldModelError: It cannot be had; the message says what was tried.
+        WorldModelError: It cannot be had, or a revision is given and it is not on the Hub; the
+            message says what was tried.
     """
     if source is None:
-        return EMBEDDED
+        return _unrevised(EMBEDDED, revision)
     if not isinstance(source, (str, os.PathLike)) or isinstance(os.fspath(source), bytes):
         raise WorldModelError(
             f"world_model: expected None, a folder, a name or a Hub id, got {shown(source)}"
         )
     text = os.fspath(source)
+    if not text:
+        raise WorldModelError("world_model: expected a folder, a name or a Hub id, got ''")
     try:
-        path = Path(text)
+        path = Path(text).expanduser()
         if path.is_dir():
-            return path
+            return _unrevised(path, revision)
         if path.exists():
             raise WorldModelError(f"{text}: expected a folder, found a file")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise WorldModelError(f"{text!r:.300}: cannot be read ({reason_of(error)})") from None
     if isinstance(source, str) and (named := find_named(source)):
         return _find_named_folder(named, revision, local_files_only, names)
@@ -80,11 +83,19 @@ def find_folder(
     return download(text, revision, local_files_only, names)
 
 
+def _unrevised(folder: Path, revision: str | None) -> Path:
+    if revision is not None:
+        raise WorldModelError(
+            f"revision: only a Hub id has one, and {folder} is a folder; got {shown(revision)}"
+        )
+    return folder
+
+
 def _find_named_folder(
     named: PretrainedModel, revision: str | None, local_files_only: bool, names: Sequence[str]
 ) -> Path:
     if named.repo_id is None:
-        return EMBEDDED
+        return _unrevised(EMBEDDED, revision)
     if revision not in (None, named.revision):
         raise WorldModelError(
             f"revision: {named.name!r} stands for {named.revision}; for another one, give "
@@ -125,9 +136,10 @@ def download(
         raise WorldModelError(f"revision: expected a branch, tag or commit, got {shown(revision)}")
     from huggingface_hub import snapshot_download
 
+    unreachable = False
     try:
         if not local_files_only:
-            local_files_only = not _answers(repo_id, revision, names)
+            local_files_only = unreachable = not _answers(repo_id, revision, names)
         return Path(
             snapshot_download(
                 repo_id,
@@ -139,9 +151,12 @@ def download(
     except WorldModelError:
         raise
     except Exception as error:  # whatever the client, or the network library below it, raises
+        reason = reason_of(error)
+        if unreachable:
+            reason = "the Hub was not reached, or HF_HUB_OFFLINE is set, and the cache lacks it"
         raise WorldModelError(
             f"{repo_id}: no such folder, and not to be had from the Hub"
-            f"{f' at revision {revision}' if revision else ''} ({reason_of(error)}); {_WAY_ON}"
+            f"{f' at revision {revision}' if revision else ''} ({reason}); {_WAY_ON}"
         ) from None
 
 

@@ -101,6 +101,8 @@ class Imagination:
         self.num_envs = check_integer("num_envs", num_envs, 1, 1_000_000)
         if not isinstance(world_model, WorldModel):
             world_model = WorldModel.from_pretrained(world_model, revision=revision)
+        elif revision is not None:
+            raise ValueError(f"revision: only a Hub id has one, got a WorldModel and {revision!r}")
         elif chosen not in (None, world_model.device):
             world_model = copy.deepcopy(world_model)  # leaves the caller's where it is
         config = world_model.config
@@ -174,8 +176,9 @@ class Imagination:
 
         Args:
             mask: `(B,)` bool, the rows to reset, perhaps none; None resets all.
-            initial_frame: Index of the context to begin from, instead of drawing one; or one index
-                for each of the B rows.
+            initial_frame: Index, among `starts.contexts`, of the context to begin from, of one of
+                the env's tasks and of any kind, instead of drawing one of `starts.candidates`; or
+                one index for each of the B rows.
             task: Draw from this task's contexts only.
 
         Returns:
@@ -251,17 +254,18 @@ class Imagination:
         expected = (self.num_envs, self.world_model.action_size)
         try:
             tensor = torch.as_tensor(actions).detach()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"actions: expected numbers, {error}") from error
+        except (TypeError, ValueError, RuntimeError):
+            got = getattr(actions, "dtype", type(actions).__name__)
+            raise ValueError(f"action: expected numbers, got {got}") from None
         if tuple(tensor.shape) != expected:
-            raise ValueError(f"actions: expected shape {expected}, got {tuple(tensor.shape)}")
+            raise ValueError(f"action: expected shape {expected}, got {tuple(tensor.shape)}")
         if tensor.is_complex():
-            raise ValueError(f"actions: expected real numbers, got {tensor.dtype}")
+            raise ValueError(f"action: expected real numbers, got {tensor.dtype}")
         if not tensor.is_floating_point():
             tensor = tensor.to(torch.float64)
         tensor = tensor.to(self.device)
         if not bool(tensor.isfinite().all()):
-            raise ValueError("actions: expected finite values, got NaN or infinity")
+            raise ValueError("action: expected finite values, got NaN or infinity")
         return tensor.clamp(-1.0, 1.0).to(torch.float32)
 
     def _masked(self, mask: Tensor | np.ndarray) -> np.ndarray:

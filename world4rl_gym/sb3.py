@@ -27,7 +27,7 @@ class ImaginedVecEnv(VecEnv):
 
     Args:
         num_envs: Number of rows.
-        **arguments: Those of `ImaginedEnv`.
+        **arguments: Those of `ImaginedEnv`; `render_mode` is "rgb_array" unless given.
 
     Raises:
         WorldModelError: The world model cannot be loaded.
@@ -35,6 +35,8 @@ class ImaginedVecEnv(VecEnv):
     """
 
     def __init__(self, num_envs: int, **arguments: Any) -> None:
+        if "autoreset_mode" in arguments:
+            raise ValueError("autoreset_mode: SB3 resets within the step; it cannot be chosen")
         arguments.setdefault("render_mode", "rgb_array")
         self.vector_env = ImaginedVectorEnv(
             num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **arguments
@@ -48,15 +50,20 @@ class ImaginedVecEnv(VecEnv):
         self.metadata = self.vector_env.metadata
 
     def reset(self) -> np.ndarray:
-        """Begins new episodes in all rows; returns `(num_envs, H, W, 3)` uint8."""
-        options = self._options[0] or None
-        if any((other or None) != options for other in self._options):
-            raise ValueError("options: expected the same options for all rows")
+        """Begins new episodes in all rows; returns `(num_envs, H, W, 3)` uint8.
+
+        Raises:
+            ValueError: The options are unknown or out of range, or the rows' tasks differ; they are
+                forgotten, as seeds are.
+        """
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
-        frames, info = self.vector_env.reset(seed=seeds, options=options)
+        try:
+            options = _merged([options or {} for options in self._options])
+            frames, info = self.vector_env.reset(seed=seeds, options=options)
+        finally:
+            self._reset_seeds()
+            self._reset_options()
         self.reset_infos = [_row(info, row) for row in range(self.num_envs)]
-        self._reset_seeds()
-        self._reset_options()
         return frames
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -90,9 +97,10 @@ class ImaginedVecEnv(VecEnv):
         return self.vector_env.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The one env's attribute, once for each of the rows asked for."""
-        value = getattr(self.vector_env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        """The attribute of each of the rows asked for; what they share, each of them gets."""
+        shared = getattr(self.vector_env, attr_name)
+        values = [shared] * self.num_envs if callable(shared) else self.vector_env.call(attr_name)
+        return [values[row] for row in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Sets an attribute for all rows at once; they share one env."""
@@ -103,13 +111,25 @@ class ImaginedVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Calls the one env's method once; every row asked for gets its result."""
-        result = getattr(self.vector_env, method_name)(*method_args, **kwargs)
-        return [result for _ in self._get_indices(indices)]
+        """Calls the one env's method once; every row asked for gets its result, or its part."""
+        results = self.vector_env.call(method_name, *method_args, **kwargs)
+        return [results[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
         """Never: the rows are not wrapped one by one."""
         return [False for _ in self._get_indices(indices)]
+
+
+def _merged(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """One reset's options out of the rows'; each row may name its own initial frame."""
+    if all(other == options[0] for other in options):
+        return options[0] or None
+    if any(set(other) != {"initial_frame"} for other in options):
+        raise ValueError(
+            "options: expected the same for all rows, or an initial_frame for each; "
+            f"got {options!r:.300}"
+        )
+    return {"initial_frame": [other["initial_frame"] for other in options]}
 
 
 def _row(info: dict[str, Any], row: int) -> dict[str, Any]:

@@ -64,7 +64,8 @@ class Starts:
         """Returns, for each row, the indices of the contexts that it may begin from.
 
         Args:
-            initial_frame: The one to begin from, or one a row; None leaves it to the draw.
+            initial_frame: The one to begin from, of any kind, or one a row; None leaves it to the
+                draw.
             task: Allow this task's contexts only.
             rows: Number of rows.
 
@@ -90,8 +91,12 @@ class Starts:
         if initial_frame is None:
             return candidates
         index = check_integer("initial_frame", initial_frame, 0, len(self.contexts) - 1)
-        if task is not None and self.tasks(np.array([index])) != [task]:
-            raise ValueError(f"initial_frame: {index} is not a context of {task!r}")
+        allowed = sorted(set(self.tasks(candidates)))
+        (own,) = self.tasks(np.array([index]))
+        if own not in allowed:
+            raise ValueError(
+                f"initial_frame: {index} is a context of {own!r}, not of {', '.join(allowed)}"
+            )
         return np.array([index])
 
 

@@ -25,6 +25,10 @@ from world4rl_gym.imagination import Imagination, ImaginedStep
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
+_SPACES = ("observation_space", "action_space")
+_OF_ROWS = ("np_random", "np_random_seed", "render")
+"""What holds or returns something of each row."""
+
 
 class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` rows of `ImaginedEnv`, one forward pass a step.
@@ -205,16 +209,37 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tuple(enlarge(frame, self.render_scale) for frame in frames)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Returns an attribute or a method's result once for each row, as `SyncVectorEnv` does."""
-        value = getattr(self, name)
+        """Returns an attribute or a method's result once for each row, as `SyncVectorEnv` does.
+
+        Spaces are those of one row. What the rows share, they all get.
+        """
+        value = getattr(self, f"single_{name}" if name in _SPACES else name)
         if callable(value):
             value = value(*args, **kwargs)
-        of_rows = isinstance(value, tuple) and len(value) == self.num_envs
-        return value if of_rows else (value,) * self.num_envs
+        return tuple(value) if name in _OF_ROWS and value is not None else (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Returns an attribute once for each row; the rows share one env."""
         return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Sets an attribute for all rows at once; they share one env.
+
+        Args:
+            name: Of the attribute.
+            values: The value, or a list or tuple of it for each row.
+
+        Raises:
+            ValueError: The rows' values differ, or their number is wrong.
+        """
+        if isinstance(values, (list, tuple)):
+            if len(values) != self.num_envs or any(value != values[0] for value in values):
+                raise ValueError(
+                    f"values: expected one value or the same {self.num_envs} times, for the rows "
+                    f"share one env; got {values!r}"
+                )
+            values = values[0]
+        setattr(self, name, values)
 
     def _reset_info(self, mask: np.ndarray) -> dict[str, Any]:
         tasks = np.full(self.num_envs, None, dtype=object)
@@ -248,6 +273,8 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)):
             return [int(seed) + row for row in range(self.num_envs)]
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+            raise ValueError(f"seed: expected an integer or one a row, got {seed!r}")
         seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
@@ -288,7 +315,7 @@ def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     valid = {m.value: m for m in AutoresetMode} | {m.name: m for m in AutoresetMode}
     if isinstance(mode, AutoresetMode):
         return mode
-    if mode in valid:
+    if isinstance(mode, str) and mode in valid:
         return valid[mode]
     names = ", ".join(m.name for m in AutoresetMode)
     raise ValueError(f"autoreset_mode: expected one of {names}, got {mode!r}")
