@@ -25,7 +25,7 @@ from training.policy import (
     make_policy,
     save_policy,
 )
-from training.settings import keep_settings, require_at_least
+from training.settings import keep_settings, require_above, require_at_least
 from world4rl_gym.pixels import channels_first
 
 
@@ -60,8 +60,7 @@ class Args:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "demonstrations", "steps", "batch_size")
         require_at_least(self, 0, "shift")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
+        require_above(self, 0, "learning_rate")
 
 
 @contextlib.contextmanager

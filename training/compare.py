@@ -36,6 +36,7 @@ from training.reproduce import (
     refine_cell,
 )
 from training.reproduce import Args as TableArgs
+from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
 ROLLOUT_OFFSET = 60_000
@@ -58,6 +59,7 @@ class Args(TableArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_at_least(self, 1, "rollouts")
         if self.methods == ("all",):
             object.__setattr__(self, "methods", tuple(METHODS))
         for method in self.methods:

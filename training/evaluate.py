@@ -69,6 +69,8 @@ class Args:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "episodes", "workers")
+        if not self.policy:
+            raise ValueError("policy: expected at least one folder")
         if not (self.imagined or self.real or self.plans):
             raise ValueError("imagined, real, plans: at least one of them must be asked for")
 

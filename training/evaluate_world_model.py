@@ -23,6 +23,7 @@ import tyro
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.pictures import comparison_strip, drawing, save_image, save_videos
 from training.records import save_record
+from training.settings import require_at_least
 from training.trust import (
     FRAMES,
     Replay,
@@ -61,6 +62,11 @@ class Args:
     pictures: bool = True
     most_steps: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "most_steps")
+        if self.num_inference_steps is not None:
+            require_at_least(self, 1, "num_inference_steps")
 
 
 def summarise(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:

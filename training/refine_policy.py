@@ -41,7 +41,7 @@ from training.policy import (
     save_policy,
 )
 from training.records import save_record
-from training.settings import keep_settings, require_at_least
+from training.settings import keep_settings, require_above, require_at_least, require_within
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
@@ -56,7 +56,7 @@ class Args:
         world_model: Folder or Hub id; none given means the embedded one.
         judges: Further world models, trained apart, that judge the policy but never train it; the
             least favourable counts.
-        steps: Imagined steps at most.
+        steps: Imagined steps, rounded up to whole rollouts; saturation may end it earlier.
         num_envs: Rows imagined together.
         rollout: Steps a row between updates.
         learning_rate: Adam's, of the policy: small enough for `epochs` whole passes to stay below
@@ -143,28 +143,17 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(
-            self, 1, "steps", "num_envs", "rollout", "epochs", "batch_size", "judge_every"
-        )
-        require_at_least(
-            self,
-            0,
-            "kl_coef",
-            "uncertainty_penalty",
-            "adapt_steps",
-            "anchor_steps",
-            "warmup",
-            "corrections",
-            "displacements",
-        )
-        if not 0 < self.max_deviation <= 1:
-            raise ValueError(f"max_deviation: expected in (0, 1], got {self.max_deviation}")
+        counts = ("num_envs", "rollout", "epochs", "batch_size", "judge_every", "judge_starts")
+        require_at_least(self, 1, *counts, "demonstrations")
+        weights = ("kl_coef", "uncertainty_penalty")
+        steps = ("adapt_steps", "anchor_steps", "warmup", "corrections", "displacements")
+        require_at_least(self, 0, *weights, *steps)
+        rates = ("learning_rate", "critic_learning_rate", "adapt_learning_rate")
+        require_above(self, 0, *rates, "clip_range", "target_kl", "max_deviation", "saturation")
+        require_within(self, 0, 1, "gamma", "gae_lambda", "least_gain")
+        require_within(self, 0, 1, "max_deviation", "saturation")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging: expected in [0, 1), got {self.averaging}")
-        if not 0 < self.saturation <= 1:
-            raise ValueError(f"saturation: expected in (0, 1], got {self.saturation}")
-        if not 0 <= self.least_gain <= 1:
-            raise ValueError(f"least_gain: expected in [0, 1], got {self.least_gain}")
 
 
 def held_to(

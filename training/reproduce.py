@@ -80,7 +80,11 @@ class Args:
             object.__setattr__(self, "tasks", TASKS)
         for task in self.tasks:
             check_task(task)
-        require_at_least(self, 1, "seeds", "episodes", "demonstrations")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: expected each once, got {' '.join(self.tasks)}")
+        require_at_least(
+            self, 1, "seeds", "episodes", "demonstrations", "clone_steps", "refine_steps", "workers"
+        )
         require_at_least(self, 0, "adapt_steps", "corrections")
 
     @property

@@ -25,6 +25,7 @@ from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
 from training.records import save_record
+from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
 
@@ -49,6 +50,11 @@ class Args:
     seed_offset: int = 100_000
     workers: int = 2
     out: Path = Path("runs/traces")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "episodes", "workers")
+        if not self.run:
+            raise ValueError("run: expected at least one folder")
 
 
 def trace(args: Args, run: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.episodes import load_episodes
 from training.pictures import save_comparison, save_loss_curve
-from training.settings import SettingsError, keep_settings, require_at_least
+from training.settings import SettingsError, keep_settings, require_above, require_at_least
 from training.streams import StreamBatch, Streams
 from training.windows import Windows
 from world4rl_gym.components import load_component, save_component
@@ -102,6 +102,10 @@ class Args:
         require_at_least(
             self, 1, "steps", "batch_size", "streams", "stream_length", "checkpoint_every"
         )
+        require_at_least(self, 0, "picture_every", "warmup", "weight_decay")
+        if self.until is not None:
+            require_at_least(self, 1, "until")
+        require_above(self, 0, "learning_rate", "log_sigma_deviation")
         if self.streams < self.batch_size:
             raise ValueError(
                 f"streams: expected at least batch_size ({self.batch_size}), got {self.streams}"
@@ -247,7 +251,7 @@ def train(args: Args) -> Path:
             mininterval=1.0,
         )
         guard = LossGuard(args.seed)
-        last = min(args.steps, args.until or args.steps)
+        last = args.steps if args.until is None else min(args.steps, args.until)
         with StopRequest() as stop:
             while step < last:
                 inputs = draw_step(args, streams, step, process, processes)
