@@ -10,7 +10,7 @@ import pytest
 import torch
 from episode_factory import HORIZON, make_episode, write_episodes
 
-from training.episodes import Episode, EpisodeError, load_episode, load_episodes
+from training.episodes import Episode, EpisodeError, load_episode, load_episodes, require_disjoint
 from training.windows import Windows
 
 
@@ -67,6 +67,24 @@ def test_T8_broken_files_are_refused_or_left_out(tmp_path: Path, capsys) -> None
     whole = load_episodes(folder, "train", skip_bad=True)
     assert len(whole) == 11
     assert "left out 1 broken" in capsys.readouterr().out
+
+
+def test_T8_an_episode_of_another_task_than_its_folder_is_named(tmp_path: Path) -> None:
+    folder = write_episodes(tmp_path)
+    stray = make_episode(50, "pull")
+    stray.save(folder / "push" / "train" / "expert-0000050.npz")
+    with pytest.raises(EpisodeError, match="task: expected 'push', got 'pull'"):
+        load_episodes(folder, "train")
+
+
+def test_T9_no_episode_stands_in_two_splits(tmp_path: Path) -> None:
+    folder = write_episodes(tmp_path)
+    splits = {split: load_episodes(folder, split) for split in ("train", "validation", "test")}
+    require_disjoint(splits)
+    splits["train"][0].save(folder / "push" / "test" / "expert-0009999.npz")
+    splits["test"] = load_episodes(folder, "test")
+    with pytest.raises(EpisodeError, match="seed 0, stands in train too"):
+        require_disjoint(splits)
 
 
 def test_T8_mixed_sizes_are_refused(tmp_path: Path) -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 from episode_factory import write_episodes
 from safetensors.torch import load_file
 
-from training import train_world_model
+from training import train_reward_head, train_world_model
 from training.checkpoints import Checkpoints, RunError, locked
+from training.episodes import load_episodes
 from training.settings import SettingsError
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
@@ -65,9 +71,9 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def command(out: Path, data: Path) -> list[str]:
+def command(out: Path, data: Path, **changes: Any) -> list[str]:
     flags = []
-    for key, value in TINY.items():
+    for key, value in {**TINY, **changes}.items():
         values = value if isinstance(value, tuple) else (value,)
         flags += [f"--{key.replace('_', '-')}", *map(str, values)]
     module = [sys.executable, "-m", "training.train_world_model"]
@@ -79,9 +85,9 @@ def same_threads() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def start(out: Path, data: Path) -> subprocess.Popen[str]:
+def start(out: Path, data: Path, **changes: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(out, data),
+        command(out, data, **changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -121,11 +127,18 @@ def test_T2_T4_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path,
         "checkpoint-00000003.pt",
     ]
     newest = tmp_path / "checkpoint-00000003.pt"
-    newest.write_bytes(newest.read_bytes()[:300])
-    state = checkpoints.load_newest()
-    assert state is not None
-    assert state["step"] == 2
-    assert "damaged" in capsys.readouterr().out
+    whole = newest.read_bytes()
+    torch.save([1], tmp_path / "list")
+    value = whole.index(torch.full((100,), 3.0).numpy().tobytes())
+    flipped = whole[:value] + bytes([whole[value] ^ 1]) + whole[value + 1 :]
+    for damaged in (whole[:300], flipped, (tmp_path / "list").read_bytes()):
+        newest.write_bytes(damaged)
+        state = checkpoints.load_newest()
+        assert state is not None
+        assert state["step"] == 2
+        assert "damaged" in capsys.readouterr().out
+    newest.write_bytes(whole)
+    assert checkpoints.load_newest()["step"] == 3  # type: ignore[index]
 
 
 def test_T2_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
@@ -151,45 +164,64 @@ except (OSError, RuntimeError):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
-    data: Path, finished: Path, tmp_path: Path, number: signal.Signals
+    data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "stopped"
-    process = start(out, data)
+    process = start(out, data, steps=100_000)
     wait_for_step(out, 4, process)
     process.send_signal(number)
     said, _ = process.communicate(timeout=120)
-    if process.returncode != 0:  # it may have finished before the signal came
-        assert process.returncode == 128 + number
-        assert "the same command goes on from there" in said
-        assert list((out / "checkpoints").glob("*.pt"))
-        train_world_model.train(tiny_args(out, data))
-    assert same(weights(out), weights(finished))
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in said
+    state = torch.load(max((out / "checkpoints").glob("*.pt")), weights_only=True)
+    stopped = state["step"]
+    train_world_model.train(tiny_args(out, data, steps=100_000, until=stopped + 2))
+    assert [int(step) for step, _ in losses(out)] == list(range(1, stopped + 3))
 
 
 def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:
     before = weights(finished)
     with pytest.raises(SettingsError, match=r"learning_rate: 0\.0008 there, 0\.01 now"):
         train_world_model.train(tiny_args(finished, data, learning_rate=0.01))
-    other = write_episodes(tmp_path / "other", count=3)
-    checkpoints = Checkpoints(finished / "checkpoints", {"data": str(other)})
-    with pytest.raises(RunError, match="data: "):
-        checkpoints.load_newest()
     assert same(before, weights(finished))
+    episodes, out = tmp_path / "episodes", tmp_path / "out"
+    write_episodes(episodes, count=6)
+    train_world_model.train(tiny_args(out, episodes, until=4))
+    shutil.rmtree(episodes)
+    write_episodes(episodes, count=3)  # others at the same place
+    with pytest.raises(RunError, match="data: "):
+        train_world_model.train(tiny_args(out, episodes))
 
 
 def test_T6_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(
     data: Path, tmp_path: Path, capsys
 ) -> None:
+    changes = {"learning_rate": 1e38, "checkpoint_every": 1}
     with pytest.raises(RunError, match="not finite 5 steps in a row"):
-        train_world_model.train(tiny_args(tmp_path / "nan", data, learning_rate=1e38))
-    assert "the step is skipped" in capsys.readouterr().out
-    state = (
-        torch.load(sorted((tmp_path / "nan" / "checkpoints").glob("*.pt"))[-1], weights_only=True)
-        if list((tmp_path / "nan" / "checkpoints").glob("*.pt"))
-        else None
-    )
-    if state:
+        train_world_model.train(tiny_args(tmp_path / "nan", data, **changes))
+    said = capsys.readouterr().out
+    assert "the step is skipped" in said
+    assert "no checkpoint of them is kept" in said
+    assert not list((tmp_path / "nan" / "checkpoints").iterdir())
+
+
+def test_T6_the_reward_head_skips_and_stops_alike(data: Path, tmp_path: Path) -> None:
+    args = train_reward_head.Args(tmp_path, data, steps=20, learning_rate=1e20, checkpoint_every=1)
+    pools = [train_reward_head.labelled(load_episodes(data, "train"))]
+    with pytest.raises(RunError, match="not finite 5 steps in a row"):
+        train_reward_head.train(args, pools, 16)
+    for path in (tmp_path / "checkpoints").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
         assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_T5_the_reward_head_refuses_other_frames(data: Path, tmp_path: Path) -> None:
+    args = train_reward_head.Args(tmp_path, data, steps=2, checkpoint_every=1)
+    pool = train_reward_head.labelled(load_episodes(data, "train"))
+    train_reward_head.train(args, [pool], 16)
+    other = dataclasses.replace(pool, frames=255 - pool.frames)
+    with pytest.raises(RunError, match="contents: "):
+        train_reward_head.train(args, [other], 16)
 
 
 def test_T7_the_same_seed_gives_the_same_weights(
@@ -213,11 +245,14 @@ def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
 
 
 def test_T11_memory_and_handles_stay_flat(data: Path, tmp_path: Path) -> None:
-    handles = []
-    for run in range(3):
-        train_world_model.train(tiny_args(tmp_path / str(run), data, steps=4))
+    handles, memory = [], []
+    for run in range(4):
+        train_world_model.train(tiny_args(tmp_path / str(run), data, steps=40))
+        gc.collect()
         handles.append(len(os.listdir("/proc/self/fd")))
-    assert handles[2] <= handles[1]
+        memory.append(psutil.Process().memory_info().rss / 2**20)
+    assert handles[3] <= handles[1]
+    assert memory[3] - memory[1] < 20  # MiB, over 80 steps
 
 
 def test_training_lowers_the_loss_and_the_denoiser_loads(data: Path, tmp_path: Path) -> None:

@@ -55,7 +55,13 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Stores `state` (tensors and plain values) as the checkpoint of `step`."""
+        """Stores `state` (tensors and plain values) as the checkpoint of `step`.
+
+        Where a tensor of it is not finite, this is said, and the checkpoints before are kept.
+        """
+        if not _finite(state):
+            print(f"warning: weights are not finite at step {step}; no checkpoint of them is kept")
+            return
         path = self.folder / f"checkpoint-{step:08d}.pt"
         partial = path.with_suffix(".partial")
         try:
@@ -104,6 +110,14 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         named = [p for p in self.folder.iterdir() if re.fullmatch(r"checkpoint-\d{8}\.pt", p.name)]
         return sorted(named, reverse=True)
+
+
+def _finite(state: Any) -> bool:
+    if isinstance(state, dict):
+        return all(_finite(value) for value in state.values())
+    if isinstance(state, (list, tuple)):
+        return all(_finite(value) for value in state)
+    return not isinstance(state, torch.Tensor) or bool(state.isfinite().all())
 
 
 def _read(path: Path) -> dict[str, Any]:

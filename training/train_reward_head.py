@@ -34,7 +34,7 @@ from tqdm import tqdm
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.clone_policy import random_shift
-from training.episodes import Episode, EpisodeError, load_episodes
+from training.episodes import Episode, EpisodeError, load_episodes, require_disjoint
 from training.policy import load_policy, sample_actions
 from training.real_env import split_seeds
 from training.records import save_record
@@ -316,6 +316,7 @@ def main() -> None:
         split: load_episodes(args.episodes, split, args.tasks or None, skip_bad=args.skip_bad)
         for split in ("train", "validation", "test")
     }
+    require_disjoint(splits)
     frame_size = splits["train"][0].frames.shape[1]
     with locked(args.out):
         keep_settings(args, args.out)

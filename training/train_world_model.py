@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
-from training.episodes import load_episodes
+from training.episodes import load_episodes, require_disjoint
 from training.pictures import save_comparison, save_loss_curve
 from training.settings import SettingsError, keep_settings, require_above, require_at_least
 from training.streams import StreamBatch, Streams
@@ -192,6 +192,7 @@ def train(args: Args) -> Path:
         if args.picture_every
         else []
     )
+    require_disjoint({"train": episodes, "validation": held_out})
     config = DenoiserConfig(
         frame_size=episodes[0].frames.shape[1],
         action_size=episodes[0].actions.shape[1],
