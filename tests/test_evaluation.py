@@ -183,3 +183,19 @@ def test_episodes_of_an_unknown_split_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(EpisodeError, match="no test episodes of pull"):
         load_episodes(folder, "test", ["pull"])
+
+
+def test_rows_of_two_recipes_are_refused_before_the_work(tmp_path: Path) -> None:
+    def row(task: str, steps: int, demonstrations: int = 5) -> dict:
+        about = {"task": task, "demonstrations": demonstrations}
+        return {**about, "recipe": {"adapt_steps": steps}}
+
+    path = tmp_path / "table.json"
+    key = policy_table.row_key
+    policy_table.require_one_recipe(path, [row("hammer", 1)], key)
+    path.write_text(json.dumps({"rows": [row("hammer", 1), row("soccer", 1)]}))
+    policy_table.require_one_recipe(path, [row("hammer", 1), row("door-lock", 1)], key)
+    policy_table.require_one_recipe(path, [row("hammer", 2, 50)], key)
+    policy_table.require_one_recipe(path, [row("hammer", 2), row("soccer", 2)], key)
+    with pytest.raises(ValueError, match="recipe: soccer of 5"):
+        policy_table.require_one_recipe(path, [row("hammer", 2)], key)

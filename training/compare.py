@@ -24,7 +24,7 @@ from training import collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
-from training.policy_table import by_demonstrations, merge_rows
+from training.policy_table import by_demonstrations, merge_rows, require_one_recipe
 from training.records import save_record
 from training.reproduce import (
     WORLDS,
@@ -239,16 +239,16 @@ def format_comparison(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def row_key(row: dict[str, Any]) -> tuple[int, str, int]:
+    """What tells the comparison's rows apart, and their order."""
+    return -row["demonstrations"], row["task"], list(METHODS).index(row["method"])
+
+
 def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes `comparison.json` and `comparison.md`; other rows there are kept."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
-    methods = list(METHODS)
-    merged = merge_rows(
-        path,
-        rows,
-        lambda row: (-row["demonstrations"], row["task"], methods.index(row["method"])),
-    )
+    merged = merge_rows(path, rows, row_key)
     save_record(path, {"rows": merged})
     parts = [
         f"Clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
@@ -260,6 +260,9 @@ def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
+    about = {"demonstrations": args.demonstrations, "recipe": args.recipe}
+    planned = [{"task": t, "method": m, **about} for t in args.tasks for m in args.methods]
+    require_one_recipe(args.out / "comparison.json", planned, row_key)
     world_model = WorldModel.from_pretrained(args.world_model)
     claim(args)
     records = []

@@ -147,6 +147,37 @@ def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
         axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
+def row_key(row: dict[str, Any]) -> tuple[int, int]:
+    """What tells the table's rows apart, and their order."""
+    return -row["demonstrations"], TASKS.index(row["task"])
+
+
+def require_one_recipe(
+    path: Path, rows: list[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Refuses rows that would stand beside others of as many demonstrations and another recipe.
+
+    Args:
+        path: File of the rows that are there; it may be missing.
+        rows: Those to come, each with its demonstrations, recipe and what `key` reads.
+        key: What tells rows apart; one with the key of one to come will be replaced.
+
+    Raises:
+        ValueError: The message shows both recipes.
+    """
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    replaced = {key(row) for row in rows}
+    for old in kept:
+        for new in rows:
+            same = old["demonstrations"] == new["demonstrations"] and key(old) not in replaced
+            if same and old["recipe"] != new["recipe"]:
+                raise ValueError(
+                    f"{path}: recipe: {old['task']} of {old['demonstrations']} demonstrations was "
+                    f"made by {old['recipe']}, {new['task']} would be by {new['recipe']}; choose "
+                    "another --out, or make all of them anew"
+                )
+
+
 def save_table(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes `table.json`, `table.md` and figures; other rows there are kept.
 
@@ -158,7 +189,7 @@ def save_table(rows: list[dict[str, Any]], out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "table.json"
-    merged = merge_rows(path, rows, lambda row: (-row["demonstrations"], TASKS.index(row["task"])))
+    merged = merge_rows(path, rows, row_key)
     policies = [policy for row in merged for policy in _separate_policies(row)]
     table: dict[str, Any] = {"rows": merged}
     if len(policies) >= 3:

@@ -25,7 +25,14 @@ from training.collect_episodes import collect
 from training.demo import DEMONSTRATIONS
 from training.evaluate import evaluate
 from training.policy import load_policy, save_policy
-from training.policy_table import Cell, format_table, make_row, save_table
+from training.policy_table import (
+    Cell,
+    format_table,
+    make_row,
+    require_one_recipe,
+    row_key,
+    save_table,
+)
 from training.real_env import TASKS, check_task, split_seeds
 from training.records import save_record
 from training.settings import keep_settings, require_at_least
@@ -248,6 +255,9 @@ def ship_policies(args: Args) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
+    about = {"demonstrations": args.demonstrations, "recipe": args.recipe}
+    planned = [{"task": task, **about} for task in args.tasks]
+    require_one_recipe(args.out / "table.json", planned, row_key)
     world_model = WorldModel.from_pretrained(args.world_model)
     claim(args)
     rows = []
