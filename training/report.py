@@ -170,8 +170,8 @@ def _trust_table(report: dict[str, Any]) -> str:
         "Agreement is of imagined and true outcome of the same starts and actions; false successes "
         "are counted among true failures, with the 95 % interval's upper end; real episodes missed "
         "are those solved whose real frames never pass the threshold. The last two columns are how "
-        'well an episode\'s highest `info["uncertainty"]`, and the doubt that its last success probability '
-        "leaves, foretell that its imagined outcome is wrong (0.5 is chance).",
+        'well an episode\'s highest `info["uncertainty"]`, and the doubt that its last success '
+        "probability leaves, foretell that its imagined outcome is wrong (0.5 is chance).",
     ]
     return "\n".join(lines)
 
