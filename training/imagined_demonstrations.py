@@ -45,7 +45,6 @@ class Disturbed:
 
     Args:
         actions: `(B, T, A)` float32 demonstrated actions in [-1, 1].
-        until: `(B,)` decisions after which nothing is disturbed any more.
         displacements: How many of the action's first dimensions move the hand by as much, so that
             they add up to where it is; the others, a gripper's, are left as demonstrated.
         deviation: Deviation of a disturbance, at most; each episode draws its own.
@@ -60,7 +59,6 @@ class Disturbed:
     def __init__(
         self,
         actions: np.ndarray,
-        until: np.ndarray,
         *,
         displacements: int,
         deviation: float,
@@ -70,7 +68,6 @@ class Disturbed:
     ) -> None:
         rows, _, size = actions.shape
         self.actions, self.right = actions, np.zeros_like(actions)
-        self.until = until
         self.moves = np.arange(size) < displacements
         self.hold, self.gain, self.rng = hold, gain, rng
         self.scale = rng.uniform(0, deviation, (rows, 1))
@@ -88,8 +85,7 @@ class Disturbed:
         drawn = self.rng.normal(size=(rows, size)) * self.scale * self.moves
         drawn *= self.rng.random((rows, 1)) < 0.5
         self.disturbance = np.where(fresh, drawn, self.disturbance)
-        free = (self.decision < self.until)[:, None]
-        done = np.clip(right + free * self.disturbance, -1, 1)
+        done = np.clip(right + self.disturbance, -1, 1)
         self.astray += (done - shown) * self.moves
         self.decision += 1
         return done.astype(np.float32)
@@ -104,7 +100,6 @@ def corrections(
     deviation: float = 0.6,
     hold: float = 4.0,
     gain: float = 0.4,
-    way: float = 0.5,
     seed: int = 0,
 ) -> list[Episode]:
     """Demonstrations in turn, imagined with disturbances; the actions are those that lead back.
@@ -117,8 +112,6 @@ def corrections(
         deviation: As in `Disturbed`.
         hold: As in `Disturbed`.
         gain: As in `Disturbed`.
-        way: Part of the decisions up to a demonstration's success that are disturbed: the first,
-            while its hand still moves freely.
         seed: Seed of the disturbances and of the denoising noise.
 
     Returns:
@@ -132,7 +125,6 @@ def corrections(
         actions = stacked_actions(batch)
         player = Disturbed(
             actions,
-            np.array([way * (e.success.argmax() if e.solved else len(e)) for e in batch]),
             displacements=displacements,
             deviation=deviation,
             hold=hold,

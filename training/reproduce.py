@@ -180,6 +180,7 @@ def clone_cell(
             seed=seed,
         )
         clone_policy.run(dataclasses.replace(settings, **changes))
+        _halve(cloned)
     return cloned
 
 
@@ -220,16 +221,23 @@ def refine_cell(
     return refined
 
 
+def _halve(folder: Path) -> None:
+    """Rounds a policy's weights to half precision: what is measured is what ships."""
+    policy = load_policy(folder)
+    save_policy(policy, policy.config, folder, half=True)
+
+
 def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
     """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
     cloned = clone_cell(args, task, seed)
     before = {world: outcomes(args, world_model, cloned, world) for world in WORLDS}
     refined = refine_cell(args, task, seed)
-    shipped = load_policy(refined)
-    save_policy(shipped, shipped.config, refined, half=True)  # what is measured is what ships
-    video = refined.with_name("rollout")
-    after = {world: outcomes(args, world_model, refined, world, video) for world in WORLDS}
+    _halve(refined)
     curve = json.loads((refined / "curve.json").read_text())
+    after = before
+    if curve["kept"] is not None:
+        video = refined.with_name("rollout")
+        after = {world: outcomes(args, world_model, refined, world, video) for world in WORLDS}
     return Cell(
         task,
         args.demonstrations,
@@ -247,8 +255,8 @@ def ship_policies(args: Args) -> None:
     """Copies the table's refined policies to `out/policies`, for evaluation without training."""
     for task in args.tasks:
         for seed in range(args.seeds):
-            policy = load_policy(cell_folder(args, task, seed) / "refined")
             folder = args.out / "policies" / str(args.demonstrations) / f"{task}-{seed}"
+            policy = load_policy(cell_folder(args, task, seed) / "refined")
             save_policy(policy, policy.config, folder, half=True)
 
 
