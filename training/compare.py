@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from training import collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate, rate
+from training.policy import load_policy, save_policy
 from training.policy_table import by_demonstrations, merge_rows, require_one_recipe
 from training.records import save_record
 from training.reproduce import (
@@ -38,6 +38,7 @@ from training.reproduce import (
 from training.reproduce import Args as TableArgs
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
 
 ROLLOUT_OFFSET = 60_000
 """Where in the training seeds the clone's rollouts begin."""
@@ -83,7 +84,8 @@ def _last_snapshot(refined: Path, name: str) -> Path:
 def _snapshot(refined: Path, imagined_steps: int, name: str) -> Path:
     out = refined.with_name(name)
     if not (out / "policy.json").exists():
-        shutil.copytree(snapshot_path(refined, imagined_steps), out, dirs_exist_ok=True)
+        policy = load_policy(snapshot_path(refined, imagined_steps))
+        save_policy(policy, policy.config, out)
     return out
 
 
@@ -114,7 +116,7 @@ def own_episodes(args: Args, task: str, seed: int) -> Path:
     shown = sorted((demonstrated(args, task) / task / "train").glob("expert-*.npz"))
     for path in shown[: args.demonstrations]:
         if not (kept / path.name).exists():
-            shutil.copy(path, kept)
+            write_whole(kept / path.name, path.read_bytes())
     collect_episodes.collect(
         collect_episodes.Args(
             "policy",
