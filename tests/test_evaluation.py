@@ -156,7 +156,19 @@ def test_other_rows_stay_in_the_table(tmp_path: Path) -> None:
     table_text = (tmp_path / "table.md").read_text()
     assert table_text.count("| hammer |") == 2
     assert table_text.index("50 demonstrations") < table_text.index("5 demonstrations")
-    assert "| 79 → 91 |" in table_text  # World4RL's own row
+    assert table_text.count("| 79 → 91 |") == 1  # World4RL's own row, of as many demonstrations
+    assert table_text.count("| 1 of 1 |") == 3
+
+
+def test_a_clone_that_was_kept_is_one_policy_and_told(tmp_path: Path) -> None:
+    outcome = [1, 0, 1, 0]
+    cells = [
+        policy_table.Cell("hammer", 5, seed, steps, kept, outcome, outcome, outcome, outcome)
+        for seed, steps, kept in ((0, 100, None), (1, 100, 0), (2, 0, 0))
+    ]
+    policy_table.save_table([policy_table.make_row(cells)], tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["agreement"]["policies"] == 4
+    assert "| 1 of 3 |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_row_pools_its_seeds_and_keeps_each_policy() -> None:

@@ -42,8 +42,10 @@ def policies_section(results: Path) -> str:
         "### Policies, before and after",
         f"{told['rows'][0]['episodes']} real episodes a figure and seed on start configurations "
         "that nothing was trained on, imagined episodes from the first frames of those same "
-        "episodes, 95 % intervals (Clopper-Pearson). World4RL's figures are of clones of 50 "
-        "demonstrations. The refined policies are in [results/policies](results/policies):\n"
+        "episodes, 95 % intervals (Clopper-Pearson). *Not the clone*: in how many seeds what was "
+        "kept is not the clone as it was. World4RL's figures, where they stand, are of another "
+        "camera, horizon and set of demonstrations. The refined policies are in "
+        "[results/policies](results/policies):\n"
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
     for number, rows in by_demonstrations(told["rows"]).items():
