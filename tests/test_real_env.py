@@ -126,6 +126,8 @@ def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     (tmp_path / "door-lock" / "train" / "random-0000001.npz").unlink()
     collect("--behaviour", "random", "--hold", "2")
+    with pytest.raises(AssertionError, match="hold: 2 there, 3 now"):
+        collect("--behaviour", "random", "--hold", "3")
     assert path.stat().st_mtime_ns == before
     episodes = load_episodes(tmp_path, "train")
     assert [e.seed for e in episodes] == [0, 1]

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from training.episodes import Episode
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
-from training.settings import require_at_least
+from training.settings import keep_settings, require_at_least
 
 if TYPE_CHECKING:
     from world4rl_gym.world_model import WorldModel
@@ -206,6 +206,12 @@ def episode_path(args: Args, task: str, seed: int) -> Path:
     return args.out / task / args.split / f"{args.behaviour}-{seed:07d}.npz"
 
 
+def _settings_folder(args: Args, task: str) -> Path:
+    """Where the settings are kept of episodes from one seed on."""
+    first = split_seeds(args.split, 1, args.seed_offset)[0]
+    return args.out / task / args.split / f".{args.behaviour}-{first:07d}"
+
+
 def start_frames_path(out: Path, task: str, split: str) -> Path:
     """Where the start frames of a task and split are stored."""
     return out / task / f"start-frames-{split}.npz"
@@ -246,9 +252,16 @@ def _collect_starts(job: tuple[Args, str]) -> str:
 
 
 def collect(args: Args) -> None:
-    """Collects what is not there yet, with a progress bar and the success rate of each task."""
+    """Collects what is not there yet, with a progress bar and the success rate of each task.
+
+    Raises:
+        RealEnvUnavailableError: Meta-World or GL is missing.
+        SettingsError: Episodes from these seeds on were collected with other settings.
+    """
     require_real_env()
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
+    for task in args.tasks:
+        keep_settings(args, _settings_folder(args, task), ("tasks", "episodes", "workers"))
     context = multiprocessing.get_context("spawn")  # torch and GL do not survive a fork
     with context.Pool(args.workers) as pool:
         if args.behaviour == "start":
