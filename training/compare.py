@@ -94,8 +94,13 @@ def _longer(args: Args, task: str, seed: int) -> Path:
     return clone_cell(args, task, seed, "longer", steps=steps)
 
 
-def _variant(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
-    return lambda args, task, seed: refine_cell(args, task, seed, name, **changes)
+def _uncorrected(args: Args, task: str, seed: int) -> Path:
+    refined = refine_cell(args, task, seed, "uncorrected", corrections=0)
+    return _snapshot(refined, 0, "adapted-uncorrected")
+
+
+def _unadapted(args: Args, task: str, seed: int) -> Path:
+    return refine_cell(args, task, seed, "unadapted", adapt_steps=0)
 
 
 def _ppo(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
@@ -152,9 +157,12 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "cloned": ("the clone", clone_cell),
     "refined": ("refined in imagination, as in the table", refine_cell),
     "longer": ("cloned for as many steps as both together", _longer),
-    "adapted": ("fitted to demonstrations as imagined and corrected, without PPO", _adapted),
-    "uncorrected": ("without imagined corrections", _variant("uncorrected", corrections=0)),
-    "unadapted": ("PPO from the clone as it is", _variant("unadapted", adapt_steps=0)),
+    "adapted": (
+        "fitted to demonstrations as imagined and corrected, whatever the judge says, without PPO",
+        _adapted,
+    ),
+    "uncorrected": ("so fitted without corrections", _uncorrected),
+    "unadapted": ("PPO from the clone as it is", _unadapted),
     "last": ("PPO's last policy, not the one that the judge kept", _last),
     "no-anchor": (
         "PPO's last policy without gradient steps on demonstrations",
