@@ -116,11 +116,11 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
                     alpha=0.12,
                 )
             for name, style in (("chosen", "-"), ("best", ":")):
-                at, label = report[name], f"{name} policy"
-                if at is None:
-                    at, label = points[0]["imagined_steps"], "chosen: the clone, before these"
-                axes.axvline(at, linestyle=style, color="tab:red", label=label)
-            axes.set(xlabel="imagined steps", ylim=(-3, 103), title=report["task"])
+                if report[name] is not None:
+                    label = f"{name} policy"
+                    axes.axvline(report[name], linestyle=style, color="tab:red", label=label)
+            kept = ": the clone was kept" if report["chosen"] is None else ""
+            axes.set(xlabel="imagined steps", ylim=(-3, 103), title=report["task"] + kept)
         grid[0, 0].set_ylabel("success, %")
         grid[0, 0].legend(fontsize="small")
         for axes in grid.flat[len(reports) :]:
