@@ -14,14 +14,7 @@ from training.imagined_demonstrations import Disturbed, corrections, replayed
 def disturbed(deviation: float, seed: int = 0, rows: int = 8, steps: int = 60) -> Disturbed:
     rng = np.random.default_rng(seed)
     shown = rng.uniform(-0.5, 0.5, (rows, steps, 4)).astype(np.float32)
-    return Disturbed(
-        shown,
-        displacements=3,
-        deviation=deviation,
-        hold=4.0,
-        gain=0.4,
-        rng=rng,
-    )
+    return Disturbed(shown, displacements=3, deviation=deviation, hold=4.0, gain=0.4, rng=rng)
 
 
 def test_undisturbed_the_demonstration_is_played_and_right() -> None:

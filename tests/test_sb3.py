@@ -108,6 +108,12 @@ def test_the_rest_of_sb3s_interface(tiny_world_model: WorldModel) -> None:
     assert env.render("rgb_array").shape == (64, 64, 3)
     assert pickle.loads(pickle.dumps(env)).reset().shape == (3, 16, 16, 3)
     assert VecFrameStack(env, 2).reset().shape == (3, 16, 16, 6)
+    env.close()
+    env.close()
+    with pytest.raises(Error, match="closed"):
+        env.step(np.zeros((3, 3), np.float32))
+    with pytest.raises(ValueError, match="push, pull"):
+        ImaginedVecEnv(2, world_model=tiny_world_model, task="fly")
 
 
 def test_attributes_and_options_are_each_rows_own_as_in_dummy_vec_env(
@@ -130,12 +136,6 @@ def test_attributes_and_options_are_each_rows_own_as_in_dummy_vec_env(
     assert env.reset().shape == (2, 16, 16, 3)  # bad options do not stay
     with pytest.raises(ValueError, match="autoreset_mode"):
         ImaginedVecEnv(2, world_model=tiny_world_model, autoreset_mode="DISABLED")
-    env.close()
-    env.close()
-    with pytest.raises(Error, match="closed"):
-        env.step(np.zeros((3, 3), np.float32))
-    with pytest.raises(ValueError, match="push, pull"):
-        ImaginedVecEnv(2, world_model=tiny_world_model, task="fly")
 
 
 def test_E22_training_leaves_the_world_model_as_it_is(

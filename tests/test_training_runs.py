@@ -177,6 +177,10 @@ def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
     stopped = state["step"]
     train_world_model.train(tiny_args(out, data, steps=100_000, until=stopped + 2))
     assert [int(step) for step, _ in losses(out)] == list(range(1, stopped + 3))
+    whole = tmp_path / "whole"
+    train_world_model.train(tiny_args(whole, data, steps=100_000, until=stopped + 2))
+    assert same(weights(out), weights(whole))
+    assert losses(out) == losses(whole)
 
 
 def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:

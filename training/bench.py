@@ -299,7 +299,6 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     report = measure(args)
     table = format_table(report)
-    args.out.mkdir(parents=True, exist_ok=True)
     save_record(args.out / "bench.json", report)
     (args.out / "bench.md").write_text(table + "\n")
     plot(report, args.out / "bench.png")

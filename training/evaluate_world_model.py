@@ -232,7 +232,6 @@ def main() -> None:
     steps = args.num_inference_steps or world_model.config.num_inference_steps
     print(f"imagining {len(episodes)} {args.split} episodes, {steps} denoising steps a frame")
     report, replays = evaluate_world_model(world_model, episodes, steps, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
     save_record(args.out / "world_model.json", report)
     if args.most_steps:
         steps_file = args.out / "inference_steps.json"

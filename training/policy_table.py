@@ -111,6 +111,12 @@ def by_demonstrations(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str
     return {n: [row for row in rows if row["demonstrations"] == n] for n in numbers}
 
 
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that a file holds; none where it is missing."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
+
+
 def merge_rows(
     path: Path, rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], tuple[Any, ...]]
 ) -> list[dict[str, Any]]:
@@ -118,7 +124,7 @@ def merge_rows(
 
     Of rows with the same key the new one stays.
     """
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = _rows(path)
     by_key = {key(row): row for row in [*kept, *rows]}
     return [by_key[one] for one in sorted(by_key)]
 
@@ -174,7 +180,7 @@ def require_one_recipe(
     Raises:
         ValueError: The message shows both recipes.
     """
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = _rows(path)
     replaced = {key(row) for row in rows}
     for old in kept:
         for new in rows:

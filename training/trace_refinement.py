@@ -131,7 +131,6 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     reports = [trace(args, run) for run in args.run]
-    args.out.mkdir(parents=True, exist_ok=True)
     save_record(args.out / "traces.json", {"runs": reports})
     plot(reports, args.out / "traces.png")
 

@@ -251,7 +251,7 @@ def train(args: Args, pools: Sequence[LabelledFrames], frame_size: int) -> Rewar
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.get_total_norm([p.grad for p in head.parameters()])  # type: ignore[misc]
-            if guard.accepts(step, float(loss.detach() + 0 * norm)):
+            if guard.accepts(step, loss.item() if norm.isfinite() else math.nan):
                 optimizer.step()
                 update_ema(ema, head, 0.995, step)
             if step % 50 == 0:
