@@ -16,8 +16,10 @@ from episode_factory import make_episode, write_episodes
 
 from training import clone_policy, compare, reproduce, td3_bc
 from training.episodes import Episode, EpisodeError
+from training.evaluate import format_rate
 from training.judge import snapshot_path
-from training.metrics import rate
+from training.measured import Measured, load_measured
+from training.metrics import share
 from training.policy import actor_parameters, load_policy
 
 
@@ -126,21 +128,24 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
 
 
-def test_the_comparison_pools_seeds_and_keeps_other_rows(tmp_path: Path) -> None:
-    def record(method: str, seed: int, hits: int) -> dict[str, object]:
-        outcomes = [1] * hits + [0] * (10 - hits)
-        about = {"method": method, "demonstrations": 5, "task": "hammer", "seed": seed}
-        return {**about, "recipe": compare.Args().recipe, "real": outcomes, "imagined": outcomes}
+def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> None:
+    def policy(method: str, seed: int, real: int, imagined: int = 5) -> Measured:
+        recipe = compare.Args().recipe
+        return Measured("hammer", 5, seed, method, recipe, 10, real, imagined)
 
-    rows = compare.summarise([record("refined", 0, 4), record("refined", 1, 8)])
-    assert rows[0]["seeds"] == [0, 1]
-    assert rows[0]["real"] == dataclasses.asdict(rate(np.arange(20) < 12))
-    compare.save_comparison(rows, tmp_path)
-    compare.save_comparison(compare.summarise([record("cloned", 0, 3)]), tmp_path)
-    kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]
-    assert [row["method"] for row in kept] == ["cloned", "refined"]
+    compare.save_comparison([policy("refined", 0, 9)], tmp_path)
+    assert "| refined: " in (tmp_path / "comparison.md").read_text()
+    compare.save_comparison([policy("refined", 0, 4), policy("refined", 1, 8, 9)], tmp_path)
+    compare.save_comparison([policy("cloned", 0, 3)], tmp_path)
+    kept = load_measured(tmp_path / "comparison.json")
+    assert [(p.method, p.seed, p.real) for p in kept] == [
+        ("cloned", 0, 3),
+        ("refined", 0, 4),
+        ("refined", 1, 8),
+    ]
     table = (tmp_path / "comparison.md").read_text()
-    assert "30 %" in table
-    assert "60 %" in table
+    assert "| method | 2 seeds, real (imagined) | seed 0 | seed 1 |" in table
+    assert "(50) | 30 (50) | - |" in table
+    assert f"{format_rate(share(12, 20))} (70) | 40 (50) | 80 (90) |" in table
     with pytest.raises(ValueError, match="methods"):
         compare.Args(methods=("magic",))

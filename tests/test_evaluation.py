@@ -19,6 +19,8 @@ from training.evaluate_world_model import (
     save_pictures,
     sweep_inference_steps,
 )
+from training.measured import Measured, load_measured, require_one_recipe
+from training.metrics import share
 from training.replay import replay
 from training.train_reward_head import choose_threshold
 from training.trust import (
@@ -129,17 +131,17 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
     json.dumps(report)
 
 
-def test_other_rows_stay_in_the_table(tmp_path: Path) -> None:
-    def row(task: str, solved: int, demonstrations: int = 5) -> dict:
-        outcome = [1] * solved + [0] * (10 - solved)
-        cell = policy_table.Cell(
-            task, demonstrations, 0, 100, 50, outcome, outcome, outcome, outcome
-        )
-        return policy_table.make_row([cell])
+def run_of(task: str, solved: int, demonstrations: int = 5, seed: int = 0) -> list[Measured]:
+    """A clone that solves so many of ten, in both worlds, and its refinement, which does too."""
+    about = (task, demonstrations, seed)
+    told = ({"adapt_steps": 1}, 10, solved, solved)
+    return [Measured(*about, "cloned", *told), Measured(*about, "refined", *told, 100, 50)]
 
-    policy_table.save_table([row("hammer", 3), row("soccer", 1)], tmp_path)
-    policy_table.save_table([row("hammer", 9, demonstrations=50)], tmp_path)
-    policy_table.save_table([row("hammer", 7)], tmp_path)
+
+def test_other_policies_stay_in_the_table(tmp_path: Path) -> None:
+    policy_table.save_table([*run_of("hammer", 3), *run_of("soccer", 1)], tmp_path)
+    policy_table.save_table(run_of("hammer", 9, demonstrations=50), tmp_path)
+    policy_table.save_table(run_of("hammer", 7), tmp_path)
     table = json.loads((tmp_path / "table.json").read_text())
     rows = table["rows"]
     assert table["agreement"]["policies"] == 6
@@ -160,33 +162,40 @@ def test_other_rows_stay_in_the_table(tmp_path: Path) -> None:
     assert table_text.count("| 1 of 1 |") == 3
 
 
+def test_seeds_measured_later_join_their_row(tmp_path: Path) -> None:
+    policy_table.save_table(run_of("hammer", 2), tmp_path)
+    policy_table.save_table(run_of("hammer", 8, seed=2), tmp_path)
+    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert row["seeds"] == [0, 2]
+    assert row["cloned"] == dataclasses.asdict(share(10, 20))
+    assert [p.seed for p in load_measured(tmp_path / "table.json")] == [0, 0, 2, 2]
+    with pytest.raises(ValueError, match="hammer lacks"):
+        policy_table.make_row(run_of("hammer", 2)[:1])
+
+
 def test_a_clone_that_was_kept_is_one_policy_and_told(tmp_path: Path) -> None:
-    outcome = [1, 0, 1, 0]
-    cells = [
-        policy_table.Cell("hammer", 5, seed, steps, kept, outcome, outcome, outcome, outcome)
-        for seed, steps, kept in ((0, 100, None), (1, 100, 0), (2, 0, 0))
-    ]
-    policy_table.save_table([policy_table.make_row(cells)], tmp_path)
+    policies = []
+    for seed, steps, kept in ((0, 100, None), (1, 100, 0), (2, 0, 0)):
+        clone, refined = run_of("hammer", 2, seed=seed)
+        policies += [clone, dataclasses.replace(refined, imagined_steps=steps, kept=kept)]
+    policy_table.save_table(policies, tmp_path)
     assert json.loads((tmp_path / "table.json").read_text())["agreement"]["policies"] == 4
     assert "| 1 of 3 |" in (tmp_path / "table.md").read_text()
 
 
-def test_a_row_pools_its_seeds_and_keeps_each_policy() -> None:
-    def cell(seed: int, before: int, after: int) -> policy_table.Cell:
-        lists = [[1] * solved + [0] * (10 - solved) for solved in (before, after, 10, 0)]
-        return policy_table.Cell("hammer", 5, seed, 100, 50, *lists)
-
-    row = policy_table.make_row([cell(0, 2, 4), cell(1, 4, 8)])
-    assert row["cloned"]["mean"] == pytest.approx(0.3)
-    assert row["refined"]["mean"] == pytest.approx(0.6)
-    told = [(p["seed"], p["policy"], p["real"]["mean"]) for p in row["policies"]]
-    assert told == [
-        (0, "cloned", 0.2),
-        (0, "refined", 0.4),
-        (1, "cloned", 0.4),
-        (1, "refined", 0.8),
-    ]
-    assert [p["imagined"]["mean"] for p in row["policies"]] == [1.0, 0.0, 1.0, 0.0]
+def test_a_row_pools_its_seeds() -> None:
+    policies = []
+    for seed, before, after in ((0, 2, 4), (1, 4, 8)):
+        clone, refined = run_of("hammer", before, seed=seed)
+        policies += [
+            dataclasses.replace(clone, imagined=10),
+            dataclasses.replace(refined, real=after, imagined=0),
+        ]
+    row = policy_table.make_row(policies)
+    means = [row[name]["mean"] for name in ("cloned", "refined", "imagined_before")]
+    assert means == pytest.approx([0.3, 0.6, 1.0])
+    assert row["gap_before"] == pytest.approx(0.7)
+    assert row["gap_after"] == pytest.approx(-0.6)
 
 
 def test_episodes_of_an_unknown_split_are_refused(tmp_path: Path) -> None:
@@ -197,17 +206,18 @@ def test_episodes_of_an_unknown_split_are_refused(tmp_path: Path) -> None:
         load_episodes(folder, "test", ["pull"])
 
 
-def test_rows_of_two_recipes_are_refused_before_the_work(tmp_path: Path) -> None:
-    def row(task: str, steps: int, demonstrations: int = 5) -> dict:
-        about = {"task": task, "demonstrations": demonstrations}
-        return {**about, "recipe": {"adapt_steps": steps}}
+def test_policies_of_two_recipes_are_refused_before_the_work(tmp_path: Path) -> None:
+    def made_by(steps: int, policies: list[Measured]) -> list[Measured]:
+        return [dataclasses.replace(p, recipe={"adapt_steps": steps}) for p in policies]
 
     path = tmp_path / "table.json"
-    key = policy_table.row_key
-    policy_table.require_one_recipe(path, [row("hammer", 1)], key)
-    path.write_text(json.dumps({"rows": [row("hammer", 1), row("soccer", 1)]}))
-    policy_table.require_one_recipe(path, [row("hammer", 1), row("door-lock", 1)], key)
-    policy_table.require_one_recipe(path, [row("hammer", 2, 50)], key)
-    policy_table.require_one_recipe(path, [row("hammer", 2), row("soccer", 2)], key)
-    with pytest.raises(ValueError, match="recipe: soccer of 5"):
-        policy_table.require_one_recipe(path, [row("hammer", 2)], key)
+    hammer, soccer, door = run_of("hammer", 1), run_of("soccer", 1), run_of("door-lock", 1)
+    require_one_recipe(path, hammer)
+    policy_table.save_table([*hammer, *soccer], tmp_path)
+    require_one_recipe(path, [*hammer, *door])
+    require_one_recipe(path, made_by(2, run_of("hammer", 1, 50)))
+    require_one_recipe(path, made_by(2, [*hammer, *soccer]))
+    with pytest.raises(ValueError, match="recipe: cloned soccer, seed 0, of 5"):
+        require_one_recipe(path, made_by(2, hammer))
+    with pytest.raises(ValueError, match="in 20;"):
+        require_one_recipe(path, [dataclasses.replace(p, episodes=20) for p in hammer])

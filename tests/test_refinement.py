@@ -153,11 +153,15 @@ def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_pat
     run.mkdir()
     points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
     (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
+    (run / "settings.json").write_text(json.dumps({"demonstrations": 5, "seed": 0}))
     with pytest.raises(FileNotFoundError, match="--snapshots"):
         trace_refinement.trace(trace_refinement.Args((run,)), run)
     measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
     report = {
         "task": "hammer",
+        "demonstrations": 5,
+        "seed": 0,
+        "settings": {"episodes": 10},
         "chosen": 100,
         "best": 0,
         "points": [{**point, "real": measured, "imagined": measured} for point in points],
@@ -166,6 +170,14 @@ def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_pat
         picture = tmp_path / f"traces-{count}.png"
         trace_refinement.plot([report] * count, picture)
         assert picture.stat().st_size > 0
+    path = tmp_path / "traces.json"
+    for seed, best in ((1, 0), (0, 0), (1, 100)):
+        trace_refinement.merge(path, {**report, "seed": seed, "best": best})
+    runs = json.loads(path.read_text())["runs"]
+    assert [(run["seed"], run["best"]) for run in runs] == [(0, 0), (1, 100)]
+    with pytest.raises(ValueError, match="settings: hammer, seed 0"):
+        trace_refinement.merge(path, {**report, "seed": 2, "settings": {"episodes": 20}})
+    assert json.loads(path.read_text())["runs"] == runs
 
 
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:

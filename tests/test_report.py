@@ -46,13 +46,14 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     told = json.loads((ROOT / "results" / "table.json").read_text())
-    rows = [row for row in told["rows"] if row["demonstrations"] == 5]
-    for row in rows:
-        row["recipe"] = {**reproduce.Args().recipe, "corrections": 7}
-    (folder / "table.json").write_text(json.dumps({**told, "rows": rows}))
-    flags = f"--seeds {len(rows[0]['seeds'])} --demonstrations 5 --corrections 7`"
+    policies = [policy for policy in told["policies"] if policy["demonstrations"] == 5]
+    for policy in policies:
+        policy["recipe"] = {**reproduce.Args().recipe, "corrections": 7}
+    (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
+    seeds = len({policy["seed"] for policy in policies})
+    flags = f"--seeds {seeds} --demonstrations 5 --corrections 7`"
     assert flags in report.policies_section(folder)
-    rows[0]["recipe"]["clone_steps"] += 1
-    (folder / "table.json").write_text(json.dumps({**told, "rows": rows}))
+    policies[0]["recipe"]["clone_steps"] += 1
+    (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
     with pytest.raises(ValueError, match="recipe"):
         report.policies_section(folder)

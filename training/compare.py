@@ -12,19 +12,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from training import collect_episodes, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
-from training.metrics import Rate, rate
+from training.measured import (
+    Measured,
+    by_demonstrations,
+    merge_measured,
+    plain,
+    pooled,
+    require_one_recipe,
+)
 from training.policy import load_policy, save_policy
-from training.policy_table import by_demonstrations, merge_rows, require_one_recipe
 from training.records import save_record
 from training.reproduce import (
     WORLDS,
@@ -32,9 +37,12 @@ from training.reproduce import (
     claim,
     clone_cell,
     demonstrated,
-    outcomes,
+    make_cell,
+    measure,
+    planned,
     refine_cell,
 )
+from training.reproduce import METHODS as TABLE_METHODS
 from training.reproduce import Args as TableArgs
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
@@ -185,103 +193,79 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
 """What each method is, and what makes its policy where that is not done and returns the folder."""
 
 
-def measure(args: Args, world_model: WorldModel, task: str, seed: int) -> list[dict[str, Any]]:
-    """Makes and evaluates every method's policy of one task and seed."""
-    clone_cell(args, task, seed)
-    records = []
-    about = {
-        "demonstrations": args.demonstrations,
-        "task": task,
-        "seed": seed,
-        "recipe": args.recipe,
-    }
-    for method in args.methods:
-        policy = METHODS[method][1](args, task, seed)
-        found = {world: outcomes(args, world_model, policy, world) for world in WORLDS}
-        records.append({"method": method, **about, **found})
-        print(
-            f"{task}, seed {seed}, {method}: "
-            + ", ".join(f"{world} {format_rate(rate(np.array(found[world])))}" for world in WORLDS),
-            flush=True,
-        )
-    return records
+def format_comparison(policies: Sequence[Measured]) -> str:
+    """A task's policies as Markdown: real (imagined) success in per cent, pooled and by seed.
 
-
-def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pools each method's outcomes over seeds, by task: a row a method and task."""
-    rows = []
-    for method in METHODS:
-        own = [record for record in records if record["method"] == method]
-        for task in sorted({record["task"] for record in own}):
-            cells = [record for record in own if record["task"] == task]
-            pooled = {w: [one for cell in cells for one in cell[w]] for w in WORLDS}
-            rows.append(
-                {
-                    "method": method,
-                    "demonstrations": cells[0]["demonstrations"],
-                    "task": task,
-                    "seeds": sorted(cell["seed"] for cell in cells),
-                    "episodes": len(cells[0]["real"]),
-                    "recipe": cells[0]["recipe"],
-                    **{w: dataclasses.asdict(rate(pooled[w])) for w in WORLDS},
-                }
-            )
-    return rows
-
-
-def format_comparison(rows: list[dict[str, Any]]) -> str:
-    """Rows of one number of demonstrations as Markdown: real (imagined) success in per cent."""
-    tasks = sorted({row["task"] for row in rows})
-    lines = [
-        "| method | " + " | ".join(f"{task}, real (imagined)" for task in tasks) + " |",
-        "|---" * (len(tasks) + 1) + "|",
-    ]
+    Intervals, 95 %, are those of the pooled real success.
+    """
+    seeds = sorted({policy.seed for policy in policies})
+    apart = seeds if len(seeds) > 1 else []
+    together = f"{len(seeds)} seeds" if apart else f"seed {seeds[0]}"
+    head = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method, (meaning, _) in METHODS.items():
-        cells = []
-        for task in tasks:
-            found = [row for row in rows if (row["method"], row["task"]) == (method, task)]
+        own = {policy.seed: policy for policy in policies if policy.method == method}
+        if own:
+            real, imagined = (pooled(list(own.values()), world) for world in WORLDS)
+            cells = [f"{format_rate(real)} ({100 * imagined.mean:.0f})"]
             cells += [
-                f"{format_rate(Rate(**row['real']))} ({100 * row['imagined']['mean']:.0f})"
-                for row in found
-            ] or ["-"]
-        if set(cells) != {"-"}:
+                "{:.0f} ({:.0f})".format(*(100 * own[seed].rate(world).mean for world in WORLDS))
+                if seed in own
+                else "-"
+                for seed in apart
+            ]
             lines.append(f"| {method}: {meaning} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def row_key(row: dict[str, Any]) -> tuple[int, str, int]:
-    """What tells the comparison's rows apart, and their order."""
-    return -row["demonstrations"], row["task"], list(METHODS).index(row["method"])
-
-
-def save_comparison(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes `comparison.json` and `comparison.md`; other rows there are kept."""
+def save_comparison(policies: Sequence[Measured], out: Path) -> None:
+    """Writes `comparison.json` and `comparison.md`; other policies there are kept."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
-    merged = merge_rows(path, rows, row_key)
-    save_record(path, {"rows": merged})
+    merged = merge_measured(path, policies)
+    save_record(path, {"policies": plain(merged)})
     parts = [
-        f"Clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
-        for number, group in by_demonstrations(merged).items()
+        f"{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
+        for (number, task), group in by_task(merged).items()
     ]
     (out / "comparison.md").write_text("\n".join(parts))
+
+
+def by_task(policies: Sequence[Measured]) -> dict[tuple[int, str], list[Measured]]:
+    """Policies by number of demonstrations and task."""
+    groups: dict[tuple[int, str], list[Measured]] = {}
+    for number, own in by_demonstrations(policies).items():
+        for policy in own:
+            groups.setdefault((number, policy.task), []).append(policy)
+    return groups
+
+
+def make_and_measure(args: Args, world_model: WorldModel, plan: Measured) -> Measured:
+    """Makes a method's policy and measures it, each where that is not done."""
+    if plan.method in TABLE_METHODS:  # a clone that refinement kept is not measured twice
+        cell = make_cell(args, world_model, plan.task, plan.seed)
+        return cell[TABLE_METHODS.index(plan.method)]
+    clone_cell(args, plan.task, plan.seed)
+    policy = METHODS[plan.method][1](args, plan.task, plan.seed)
+    return measure(args, world_model, policy, plan)
 
 
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    about = {"demonstrations": args.demonstrations, "recipe": args.recipe}
-    planned = [{"task": t, "method": m, **about} for t in args.tasks for m in args.methods]
-    require_one_recipe(args.out / "comparison.json", planned, row_key)
+    plans = planned(args, args.methods)
+    require_one_recipe(args.out / "comparison.json", plans)
     world_model = WorldModel.from_pretrained(args.world_model)
     claim(args)
-    records = []
-    for task in args.tasks:
-        for seed in range(args.seeds):
-            records += measure(args, world_model, task, seed)
-    rows = summarise(records)
-    save_comparison(rows, args.out)
-    print(format_comparison(rows))
+    made = []
+    for plan in plans:
+        one = make_and_measure(args, world_model, plan)
+        told = ", ".join(f"{world} {format_rate(one.rate(world))}" for world in WORLDS)
+        print(f"{one.task}, seed {one.seed}, {one.method}: {told}", flush=True)
+        made.append(one)
+        save_comparison([one], args.out)
+    for (number, task), group in by_task(made).items():
+        print(f"\n{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}")
 
 
 if __name__ == "__main__":

@@ -20,14 +20,18 @@ class Rate:
     high: float
 
 
-def rate(outcomes: Sequence[bool] | np.ndarray, digits: int = 4) -> Rate:
-    """Clopper and Pearson's exact 95 % interval of a share; NaN where there is no outcome."""
-    count, hits = len(outcomes), int(np.sum(outcomes))
+def share(hits: int, count: int, digits: int = 4) -> Rate:
+    """Clopper and Pearson's exact 95 % interval of `hits` of `count`; NaN where that is 0."""
     if not count:
         return Rate(float("nan"), float("nan"), float("nan"))
     low = float(stats.beta.ppf(0.025, hits, count - hits + 1)) if hits else 0.0
     high = float(stats.beta.ppf(0.975, hits + 1, count - hits)) if hits < count else 1.0
     return Rate(round(hits / count, digits), round(low, digits), round(high, digits))
+
+
+def rate(outcomes: Sequence[bool] | np.ndarray, digits: int = 4) -> Rate:
+    """`share` of the outcomes that are true."""
+    return share(int(np.sum(outcomes)), len(outcomes), digits)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.evaluate import draw_scatter, format_rate
-from training.metrics import Rate, policy_agreement, rate
+from training.measured import Measured, by_demonstrations, merge_measured, plain, pooled
+from training.metrics import Rate, policy_agreement
 from training.pictures import drawing
 from training.real_env import TASKS
 from training.records import save_record
@@ -29,50 +29,45 @@ what refinement made of them; its camera, horizon and demonstrations are its own
 
 PUBLISHED_DEMONSTRATIONS = 50
 
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One task and seed: outcomes before and after refinement, lists of 0 and 1."""
-
-    task: str
-    demonstrations: int
-    seed: int
-    imagined_steps: int
-    kept: int | None
-    cloned: list[int]
-    refined: list[int]
-    imagined_before: list[int]
-    imagined_after: list[int]
+COLUMNS = (
+    ("cloned", "cloned", "real"),
+    ("refined", "refined", "real"),
+    ("imagined_before", "cloned", "imagined"),
+    ("imagined_after", "refined", "imagined"),
+)
+"""A row's success rates: name, what made the policies, and the world."""
 
 
-def make_row(cells: list[Cell]) -> dict[str, Any]:
-    """One row of the table: the cells of a task over its seeds, pooled, and each policy apart."""
+def make_row(policies: Sequence[Measured]) -> dict[str, Any]:
+    """One row of the table: a task's cloned and refined policies, pooled over seeds.
+
+    Raises:
+        ValueError: A clone lacks what was made of it, or the other way round.
+    """
+    cloned = [policy for policy in policies if policy.method == "cloned"]
+    refined = [policy for policy in policies if policy.method == "refined"]
+    seeds = [policy.seed for policy in cloned]
+    if seeds != [policy.seed for policy in refined]:
+        raise ValueError(f"policies: {policies[0].task} lacks a clone or what was made of one")
     row: dict[str, Any] = {
-        "task": cells[0].task,
-        "demonstrations": cells[0].demonstrations,
-        "seeds": [cell.seed for cell in cells],
-        "episodes": len(cells[0].cloned),
+        "task": cloned[0].task,
+        "demonstrations": cloned[0].demonstrations,
+        "seeds": seeds,
+        "episodes": cloned[0].episodes,
+        "recipe": cloned[0].recipe,
+        "not_the_clone": sum(not policy.is_the_clone for policy in refined),
     }
-    for name in ("cloned", "refined", "imagined_before", "imagined_after"):
-        pooled = [solved for cell in cells for solved in getattr(cell, name)]
-        row[name] = dataclasses.asdict(rate(pooled))
-    row["policies"] = [
-        {
-            "task": cell.task,
-            "demonstrations": cell.demonstrations,
-            "seed": cell.seed,
-            "policy": policy,
-            "real": dataclasses.asdict(rate(getattr(cell, policy))),
-            "imagined": dataclasses.asdict(rate(getattr(cell, imagined))),
-        }
-        for cell in cells
-        for policy, imagined in (("cloned", "imagined_before"), ("refined", "imagined_after"))
-    ]
+    for name, made, world in COLUMNS:
+        row[name] = dataclasses.asdict(pooled(cloned if made == "cloned" else refined, world))
     row["gap_before"] = round(row["imagined_before"]["mean"] - row["cloned"]["mean"], 4)
     row["gap_after"] = round(row["imagined_after"]["mean"] - row["refined"]["mean"], 4)
-    row["imagined_steps"] = [cell.imagined_steps for cell in cells]
-    row["kept_at"] = [cell.kept for cell in cells]
     return row
+
+
+def make_rows(policies: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The rows of policies of one number of demonstrations, in the order of the tasks."""
+    tasks = [task for task in TASKS if any(policy.task == task for policy in policies)]
+    return [make_row([p for p in policies if p.task == task]) for task in tasks]
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -86,12 +81,12 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     if beside:
         head.append("World4RL")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    names = ("cloned", "refined", "imagined_before", "imagined_after")
+    names = [name for name, _, _ in COLUMNS]
     gap_names = ("gap_before", "gap_after")
     for row in rows:
         cells = [row["task"], *(format_rate(Rate(**row[name])) for name in names)]
         cells += [f"{100 * row[name]:+.0f}" for name in gap_names]
-        cells.append(f"{len(row['seeds']) - len(_untouched(row))} of {len(row['seeds'])}")
+        cells.append(f"{row['not_the_clone']} of {len(row['seeds'])}")
         if beside:
             cells.append("{} → {}".format(*PUBLISHED[row["task"]]))
         lines.append("| " + " | ".join(cells) + " |")
@@ -103,30 +98,6 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells.append(" → ".join(f"{mean:.1f}" for mean in published))
     lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def by_demonstrations(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Rows by the number of demonstrations that their clones were made of, most first."""
-    numbers = sorted({row["demonstrations"] for row in rows}, reverse=True)
-    return {n: [row for row in rows if row["demonstrations"] == n] for n in numbers}
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that a file holds; none where it is missing."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    return rows
-
-
-def merge_rows(
-    path: Path, rows: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], tuple[Any, ...]]
-) -> list[dict[str, Any]]:
-    """The `rows` of a JSON file, where it exists, and new ones, sorted by key.
-
-    Of rows with the same key the new one stays.
-    """
-    kept = _rows(path)
-    by_key = {key(row): row for row in [*kept, *rows]}
-    return [by_key[one] for one in sorted(by_key)]
 
 
 def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
@@ -162,73 +133,40 @@ def draw_table(rows: list[dict[str, Any]], path: Path) -> None:
         axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
-def row_key(row: dict[str, Any]) -> tuple[int, int]:
-    """What tells the table's rows apart, and their order."""
-    return -row["demonstrations"], TASKS.index(row["task"])
+def save_table(policies: Sequence[Measured], out: Path) -> None:
+    """Writes `table.json`, `table.md` and figures; other policies there are kept.
 
-
-def require_one_recipe(
-    path: Path, rows: list[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
-) -> None:
-    """Refuses rows that would stand beside others of as many demonstrations and another recipe.
+    A table and a figure are made for each number of demonstrations. The table's policies, cloned
+    and refined, are also what M4 is taken over: does imagination rank them as reality does?
 
     Args:
-        path: File of the rows that are there; it may be missing.
-        rows: Those to come, each with its demonstrations, recipe and what `key` reads.
-        key: What tells rows apart; one with the key of one to come will be replaced.
-
-    Raises:
-        ValueError: The message shows both recipes.
-    """
-    kept = _rows(path)
-    replaced = {key(row) for row in rows}
-    for old in kept:
-        for new in rows:
-            same = old["demonstrations"] == new["demonstrations"] and key(old) not in replaced
-            if same and old["recipe"] != new["recipe"]:
-                raise ValueError(
-                    f"{path}: recipe: {old['task']} of {old['demonstrations']} demonstrations was "
-                    f"made by {old['recipe']}, {new['task']} would be by {new['recipe']}; choose "
-                    "another --out, or make all of them anew"
-                )
-
-
-def save_table(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes `table.json`, `table.md` and figures; other rows there are kept.
-
-    Rows are told apart by task and number of demonstrations, and a table and a figure made for each
-    such number.
-
-    The table's policies, cloned and refined, are also what M4 is taken over: does imagination rank
-    them as reality does?
+        policies: Cloned and refined ones, each clone with what was made of it.
+        out: The folder; made where it is missing.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "table.json"
-    merged = merge_rows(path, rows, row_key)
-    policies = [policy for row in merged for policy in _separate_policies(row)]
-    table: dict[str, Any] = {"rows": merged}
-    if len(policies) >= 3:
+    merged = merge_measured(path, policies)
+    groups = {number: make_rows(group) for number, group in by_demonstrations(merged).items()}
+    table: dict[str, Any] = {
+        "policies": plain(merged),
+        "rows": [row for rows in groups.values() for row in rows],
+    }
+    separate = [p for p in merged if p.method == "cloned" or not p.is_the_clone]
+    if len(separate) >= 3:
         table["agreement"] = policy_agreement(
-            [policy["imagined"]["mean"] for policy in policies],
-            [policy["real"]["mean"] for policy in policies],
-            [policy["task"] for policy in policies],
+            [policy.rate("imagined").mean for policy in separate],
+            [policy.rate("real").mean for policy in separate],
+            [policy.task for policy in separate],
         )
-        draw_scatter(policies, out / "policies.png")
+        draw_scatter([_point(policy) for policy in separate], out / "policies.png")
     save_record(path, table)
     parts = []
-    for number, group in by_demonstrations(merged).items():
-        draw_table(group, out / f"table-{number}.png")
-        parts.append(f"Clones of {number} demonstrations:\n\n{format_table(group)}\n")
+    for number, rows in groups.items():
+        draw_table(rows, out / f"table-{number}.png")
+        parts.append(f"Clones of {number} demonstrations:\n\n{format_table(rows)}\n")
     (out / "table.md").write_text("\n".join(parts))
 
 
-def _untouched(row: dict[str, Any]) -> set[int]:
-    """The seeds whose refinement left the clone as it was."""
-    runs = zip(row["seeds"], row["imagined_steps"], row["kept_at"], strict=True)
-    return {seed for seed, steps, kept in runs if steps == 0 or kept is None}
-
-
-def _separate_policies(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row's policies, without the refined ones that are their clones."""
-    untouched = _untouched(row)
-    return [p for p in row["policies"] if p["policy"] == "cloned" or p["seed"] not in untouched]
+def _point(policy: Measured) -> dict[str, Any]:
+    worlds = {world: dataclasses.asdict(policy.rate(world)) for world in ("real", "imagined")}
+    return {"task": policy.task, "policy": policy.method, **worlds}

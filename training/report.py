@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from training.compare import METHODS, format_comparison
-from training.policy_table import by_demonstrations, format_table
+from training.compare import METHODS, by_task, format_comparison
+from training.measured import Measured, by_demonstrations, load_measured
+from training.policy_table import format_table, make_rows
 from training.reproduce import Args as TableArgs
 from training.trust import FRAMES
 
@@ -48,11 +50,11 @@ def policies_section(results: Path) -> str:
         "[results/policies](results/policies):\n"
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
-    for number, rows in by_demonstrations(told["rows"]).items():
-        told_of, flags = _clones(number, rows)
+    for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
+        told_of, flags = _clones(policies)
         parts += [
             f"{told_of}:\n`python -m training.reproduce --tasks all {flags}`",
-            format_table(rows),
+            format_table(make_rows(policies)),
             f"![real success before and after](results/table-{number}.png)",
         ]
     parts += [
@@ -67,33 +69,36 @@ def comparison_section(results: Path) -> str:
     path = results / "comparison.json"
     if not path.exists():
         return ""
-    rows = json.loads(path.read_text())["rows"]
-    parts = ["### Beside other ways to use the same data"]
-    for number, group in by_demonstrations(rows).items():
-        told_of, flags = _clones(number, group)
-        tasks = " ".join(sorted({row["task"] for row in group}))
-        measured = [method for method in METHODS if method in {row["method"] for row in group}]
+    parts = [
+        "### Beside other ways to use the same data",
+        "From the table's starts, per cent. Where seeds are pooled, not every method was measured "
+        "with each. What learns from episodes has the demonstrations and 50 real rollouts of the "
+        "clone.",
+    ]
+    for (_, task), group in by_task(load_measured(path)).items():
+        told_of, flags = _clones(group)
+        names = {policy.method for policy in group}
+        methods = " ".join(method for method in METHODS if method in names)
         parts += [
-            f"{told_of}, {group[0]['episodes']} real episodes a figure and seed, from the table's "
-            "starts; what learns from episodes has the demonstrations and 50 real rollouts of the "
-            "clone.\n"
-            f"`python -m training.compare --tasks {tasks} --methods {' '.join(measured)} {flags}`",
+            f"**{task}**. {told_of}:\n"
+            f"`python -m training.compare --tasks {task} --methods {methods} {flags}`",
             format_comparison(group),
         ]
     return "\n\n".join(parts)
 
 
-def _clones(number: int, rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """Which clones some rows are of, in words and as flags of the command that made them."""
-    seeds = max(len(row["seeds"]) for row in rows)
-    recipe, *others = [row["recipe"] for row in rows]
-    if any(other != recipe for other in others):
-        raise ValueError(f"recipe: rows of {number} demonstrations were made by different ones")
-    given = {"demonstrations": number, **recipe}
+def _clones(policies: Sequence[Measured]) -> tuple[str, str]:
+    """Which clones some policies are of, in words and as flags of the command that made them."""
+    seeds = sorted({policy.seed for policy in policies})
+    number, recipe = policies[0].demonstrations, policies[0].recipe
+    if any(policy.recipe != recipe for policy in policies):
+        raise ValueError(f"recipe: policies of {number} demonstrations were made by different ones")
+    first, most = seeds[0], seeds[-1] - seeds[0] + 1
+    given = {"first_seed": first, "demonstrations": number, **recipe}
     changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
     few = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    words = f"Clones of {number} demonstrations, {seeds} seed{'s' if seeds > 1 else ''}"
-    return words, f"--seeds {seeds}{few}"
+    words = f"Clones of {number} demonstrations, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    return words, f"--seeds {most}{few}"
 
 
 def _agreement_text(told: dict[str, Any]) -> str:

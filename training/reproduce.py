@@ -2,6 +2,7 @@
 
     python -m training.reproduce --tasks all --seeds 1
     python -m training.reproduce --tasks door-lock --seeds 1      # one cell of it
+    python -m training.reproduce --first-seed 3 --seeds 2         # two seeds more
     python -m training.reproduce --demonstrations 5               # of few demonstrations
 
 Each policy is cloned from expert demonstrations (fifty as World4RL's, collected where they are
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,17 @@ from training.collect_episodes import Args as Collection
 from training.collect_episodes import collect
 from training.demo import DEMONSTRATIONS
 from training.evaluate import evaluate
+from training.measured import Measured, require_one_recipe
 from training.policy import load_policy, save_policy
-from training.policy_table import (
-    Cell,
-    format_table,
-    make_row,
-    require_one_recipe,
-    row_key,
-    save_table,
-)
+from training.policy_table import format_table, make_rows, save_table
 from training.real_env import TASKS, check_task, split_seeds
 from training.records import save_record
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 
 WORLDS = ("real", "imagined")
+
+METHODS = ("cloned", "refined")
 
 RECIPE = ("clone_steps", "adapt_steps", "corrections", "refine_steps")
 
@@ -52,7 +49,8 @@ class Args:
 
     Attributes:
         tasks: Tasks, or "all".
-        seeds: Number of seeds, from 0 on; a seed is that of cloning and of refinement.
+        seeds: Number of seeds; a seed is that of cloning and of refinement.
+        first_seed: The first of them.
         episodes: Real episodes, and imagined ones, a figure.
         demonstrations: Expert episodes a task to clone.
         episodes_folder: Where they are; none given takes those that ship where they are enough,
@@ -64,12 +62,13 @@ class Args:
         world_model: Folder or Hub id; none given means the embedded one.
         workers: Processes for real episodes.
         work: Folder of policies and of what was measured of them.
-        out: Folder of the table, its figures and `policies/`; what is there of other tasks, and of
-            other numbers of demonstrations, is kept.
+        out: Folder of the table, its figures and `policies/`; what is there of other tasks, seeds
+            and numbers of demonstrations is kept.
     """
 
     tasks: tuple[str, ...] = ("all",)
     seeds: int = 1
+    first_seed: int = 0
     episodes: int = 100
     demonstrations: int = 50
     episodes_folder: Path | None = None
@@ -92,11 +91,16 @@ class Args:
         require_at_least(
             self, 1, "seeds", "episodes", "demonstrations", "clone_steps", "refine_steps", "workers"
         )
-        require_at_least(self, 0, "adapt_steps", "corrections")
+        require_at_least(self, 0, "first_seed", "adapt_steps", "corrections")
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds, one after the other."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def recipe(self) -> dict[str, int]:
-        """What a table's rows must share to stand in one table."""
+        """What policies must share to stand in one table."""
         return {name: getattr(self, name) for name in RECIPE}
 
 
@@ -104,11 +108,11 @@ def claim(args: Args) -> None:
     """Keeps the settings in every cell's folder, or raises SettingsError where others are there."""
     plain = Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Args)})
     for task in args.tasks:
-        for seed in range(args.seeds):
+        for seed in args.every_seed:
             keep_settings(
                 plain,
                 cell_folder(args, task, seed),
-                leave_out=("tasks", "seeds", "workers", "work", "out"),
+                leave_out=("tasks", "seeds", "first_seed", "workers", "work", "out"),
             )
 
 
@@ -227,34 +231,58 @@ def _halve(folder: Path) -> None:
     save_policy(policy, policy.config, folder, half=True)
 
 
-def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> Cell:
+def planned(args: Args, methods: Sequence[str]) -> list[Measured]:
+    """The policies to come, nothing measured yet."""
+    about = (args.recipe, args.episodes, 0, 0)
+    return [
+        Measured(task, args.demonstrations, seed, method, *about)
+        for task in args.tasks
+        for seed in args.every_seed
+        for method in methods
+    ]
+
+
+def measure(
+    args: Args, world_model: WorldModel, policy: Path, plan: Measured, video: Path | None = None
+) -> Measured:
+    """A planned policy with its successes, measured where that is not done.
+
+    Args:
+        args: The command line.
+        world_model: Where it is imagined.
+        policy: The policy's folder.
+        plan: What it is.
+        video: As in `training.evaluate.evaluate`.
+    """
+    real, imagined = (sum(outcomes(args, world_model, policy, w, video)) for w in WORLDS)
+    return dataclasses.replace(plan, real=real, imagined=imagined)
+
+
+def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> list[Measured]:
     """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
-    cloned = clone_cell(args, task, seed)
-    before = {world: outcomes(args, world_model, cloned, world) for world in WORLDS}
+    one = dataclasses.replace(args, tasks=(task,), seeds=1, first_seed=seed)
+    before, after = planned(one, METHODS)
+    before = measure(args, world_model, clone_cell(args, task, seed), before)
     refined = refine_cell(args, task, seed)
     _halve(refined)
     curve = json.loads((refined / "curve.json").read_text())
-    after = before
+    after = dataclasses.replace(
+        after,
+        real=before.real,
+        imagined=before.imagined,
+        imagined_steps=curve["curve"][-1]["imagined_steps"],
+        kept=curve["kept"],
+    )
     if curve["kept"] is not None:
         video = refined.with_name("rollout")
-        after = {world: outcomes(args, world_model, refined, world, video) for world in WORLDS}
-    return Cell(
-        task,
-        args.demonstrations,
-        seed,
-        curve["curve"][-1]["imagined_steps"],
-        curve["kept"],
-        cloned=before["real"],
-        refined=after["real"],
-        imagined_before=before["imagined"],
-        imagined_after=after["imagined"],
-    )
+        after = measure(args, world_model, refined, after, video)
+    return [before, after]
 
 
 def ship_policies(args: Args) -> None:
     """Copies the table's refined policies to `out/policies`, for evaluation without training."""
     for task in args.tasks:
-        for seed in range(args.seeds):
+        for seed in args.every_seed:
             folder = args.out / "policies" / str(args.demonstrations) / f"{task}-{seed}"
             policy = load_policy(cell_folder(args, task, seed) / "refined")
             save_policy(policy, policy.config, folder, half=True)
@@ -263,17 +291,15 @@ def ship_policies(args: Args) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    about = {"demonstrations": args.demonstrations, "recipe": args.recipe}
-    planned = [{"task": task, **about} for task in args.tasks]
-    require_one_recipe(args.out / "table.json", planned, row_key)
+    require_one_recipe(args.out / "table.json", planned(args, METHODS))
     world_model = WorldModel.from_pretrained(args.world_model)
     claim(args)
-    rows = []
+    made: list[Measured] = []
     for task in args.tasks:
-        cells = [make_cell(args, world_model, task, seed) for seed in range(args.seeds)]
-        rows.append({**make_row(cells), "recipe": args.recipe})
-        print(format_table(rows), flush=True)
-    save_table(rows, args.out)
+        for seed in args.every_seed:
+            made += make_cell(args, world_model, task, seed)
+        save_table(made, args.out)
+        print(format_table(make_rows(made)), flush=True)
     ship_policies(args)
 
 

@@ -4,8 +4,8 @@
     python -m training.trace_refinement --run runs/refine/* --episodes 50 --out runs/traces
 
 Every snapshot is evaluated in both worlds from the same starts (figure M5 of the trust figures).
-Writes `traces.json` and `traces.png`; what is measured of a run is kept in its own folder, as
-`trace.json`, and not measured again.
+Writes `traces.json` and `traces.png`, where runs of other tasks, seeds and demonstrations are kept;
+what is measured of a run is kept in its own folder too, as `trace.json`, and not measured again.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
         FileNotFoundError: The run has no curve, or kept no snapshots.
     """
     curve = json.loads((run / "curve.json").read_text())
+    refined = json.loads((run / "settings.json").read_text())
     settings = {k: getattr(args, k) for k in ("world_model", "episodes", "split", "seed_offset")}
     path = run / "trace.json"
     known: dict[int, dict[str, Any]] = {}
@@ -73,7 +74,13 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
             known = {point["imagined_steps"]: point for point in before["points"]}
     world_model = WorldModel.from_pretrained(args.world_model)
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
-    report: dict[str, Any] = {"task": curve["task"], "settings": settings, "points": []}
+    report: dict[str, Any] = {
+        "task": curve["task"],
+        "demonstrations": refined["demonstrations"],
+        "seed": refined["seed"],
+        "settings": settings,
+        "points": [],
+    }
     for measured in curve["curve"]:
         steps = measured["imagined_steps"]
         point = known.get(steps)
@@ -93,6 +100,25 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
             flush=True,
         )
     return report
+
+
+def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Puts a run's report into a file, in the place of an older one of it, and returns them all.
+
+    Raises:
+        ValueError: The file's other runs were measured by other settings.
+    """
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    by_run = {(-run["demonstrations"], run["task"], run["seed"]): run for run in [*runs, report]}
+    merged = [by_run[one] for one in sorted(by_run)]
+    for run in merged:
+        if run["settings"] != report["settings"]:
+            raise ValueError(
+                f"{path}: settings: {run['task']}, seed {run['seed']}, was measured by "
+                f"{run['settings']}, {report['task']} by {report['settings']}; choose another --out"
+            )
+    save_record(path, {"runs": merged})
+    return merged
 
 
 def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
@@ -120,7 +146,9 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
                     label = f"{name} policy"
                     axes.axvline(report[name], linestyle=style, color="tab:red", label=label)
             kept = ": the clone was kept" if report["chosen"] is None else ""
-            axes.set(xlabel="imagined steps", ylim=(-3, 103), title=report["task"] + kept)
+            title = f"{report['task']} of {report['demonstrations']}, seed {report['seed']}{kept}"
+            axes.set(xlabel="imagined steps", ylim=(-3, 103))
+            axes.set_title(title, fontsize="medium")
         grid[0, 0].set_ylabel("success, %")
         grid[0, 0].legend(fontsize="small")
         for axes in grid.flat[len(reports) :]:
@@ -130,8 +158,8 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    reports = [trace(args, run) for run in args.run]
-    save_record(args.out / "traces.json", {"runs": reports})
+    for run in args.run:
+        reports = merge(args.out / "traces.json", trace(args, run))
     plot(reports, args.out / "traces.png")
 
 
