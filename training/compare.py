@@ -31,6 +31,7 @@ from training.measured import (
 )
 from training.policy import load_policy, save_policy
 from training.records import save_record
+from training.reproduce import METHODS as TABLE_METHODS
 from training.reproduce import (
     WORLDS,
     cell_folder,
@@ -42,7 +43,6 @@ from training.reproduce import (
     planned,
     refine_cell,
 )
-from training.reproduce import METHODS as TABLE_METHODS
 from training.reproduce import Args as TableArgs
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
