@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 
+from training import command
 from training.collect_episodes import start_frames_path
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.model_card import model_card
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

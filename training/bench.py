@@ -24,6 +24,7 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from training import command
 from training.pictures import drawing
 from training.real_env import RealEnv, RealEnvUnavailableError, require_real_env
 from training.records import save_record
@@ -306,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -17,6 +17,7 @@ import tyro
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from training import command
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.policy import (
     GaussianCnnPolicy,
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

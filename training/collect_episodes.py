@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from training import command
 from training.episodes import Episode
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.settings import keep_settings, require_at_least
@@ -292,4 +293,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

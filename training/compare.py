@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from training import collect_episodes, td3_bc
+from training import collect_episodes, command, td3_bc
 from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.measured import (
@@ -269,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from training import clone_policy, refine_policy
+from training import clone_policy, command, refine_policy
 from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
 from training.judge import Measurement, split_starts
 from training.pictures import drawing
@@ -256,4 +256,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -22,6 +22,7 @@ import torch
 import tyro
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from training import command
 from training.metrics import Rate, policy_agreement, rate
 from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
@@ -318,4 +319,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from training import command
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.pictures import comparison_strip, drawing, save_image, save_videos
 from training.records import save_record
@@ -252,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

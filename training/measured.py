@@ -10,6 +10,7 @@ from typing import Any
 
 from training.metrics import Rate, share
 from training.real_env import TASKS
+from training.settings import SettingsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +95,14 @@ def require_one_recipe(path: Path, planned: Sequence[Measured]) -> None:
         planned: Those to come, whatever they solve; one that is there already is replaced.
 
     Raises:
-        ValueError: The message shows both recipes.
+        SettingsError: The message shows both recipes.
     """
     replaced = {policy.key for policy in planned}
     for old in load_measured(path):
         for new in planned:
             beside = old.demonstrations == new.demonstrations and old.key not in replaced
             if beside and (old.recipe, old.episodes) != (new.recipe, new.episodes):
-                raise ValueError(
+                raise SettingsError(
                     f"{path}: recipe: {old.method} {old.task}, seed {old.seed}, of "
                     f"{old.demonstrations} demonstrations was made by {old.recipe} and measured in "
                     f"{old.episodes} episodes, {new.method} {new.task} would be by {new.recipe} "

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ import imageio.v3 as iio
 import numpy as np
 import tyro
 
+from training import command
 from training.model_card import model_card
 from training.pictures import enlarge
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.hub import upload
 from world4rl_gym.model_index import ALL_FILES, CARD_FILE, CARD_PICTURE, INDEX_FILE, PART_FILES
 from world4rl_gym.pretrained import PretrainedModel
-from world4rl_gym.world_model import WorldModel, WorldModelError
+from world4rl_gym.world_model import WorldModel
 
 
 class PublishError(ValueError):
@@ -180,13 +180,8 @@ def publish(args: Args) -> str | None:
 
 def main() -> None:
     """Runs the command line."""
-    args = tyro.cli(Args, description=__doc__)
-    try:
-        publish(args)
-    except (PublishError, WorldModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    publish(tyro.cli(Args, description=__doc__))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

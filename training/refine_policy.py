@@ -26,6 +26,7 @@ import torch
 import tyro
 from stable_baselines3.common.callbacks import BaseCallback
 
+from training import command
 from training.anchor import DemonstrationAnchor
 from training.clone_policy import load_demonstrations
 from training.episodes import Episode
@@ -291,4 +292,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

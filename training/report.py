@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from training import command
 from training.compare import METHODS, by_task, format_comparison
 from training.measured import Measured, by_demonstrations, load_measured
 from training.policy_table import format_table, make_rows
@@ -252,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

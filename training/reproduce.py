@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from training import clone_policy, refine_policy
+from training import clone_policy, command, refine_policy
 from training.collect_episodes import Args as Collection
 from training.collect_episodes import collect
 from training.demo import DEMONSTRATIONS
@@ -304,4 +304,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

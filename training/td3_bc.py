@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from training import command
 from training.averaging import update_ema
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
@@ -218,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

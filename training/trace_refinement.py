@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 import tyro
 
+from training import command
 from training.evaluate import evaluate, format_rate
 from training.judge import snapshot_path
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
 from training.records import save_record
-from training.settings import require_at_least
+from training.settings import SettingsError, require_at_least
 from world4rl_gym.world_model import WorldModel
 
 
@@ -106,14 +107,14 @@ def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
     """Puts a run's report into a file, in the place of an older one of it, and returns them all.
 
     Raises:
-        ValueError: The file's other runs were measured by other settings.
+        SettingsError: The file's other runs were measured by other settings.
     """
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     by_run = {(-run["demonstrations"], run["task"], run["seed"]): run for run in [*runs, report]}
     merged = [by_run[one] for one in sorted(by_run)]
     for run in merged:
         if run["settings"] != report["settings"]:
-            raise ValueError(
+            raise SettingsError(
                 f"{path}: settings: {run['task']}, seed {run['seed']}, was measured by "
                 f"{run['settings']}, {report['task']} by {report['settings']}; choose another --out"
             )
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

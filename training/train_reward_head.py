@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from training import command
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.clone_policy import random_shift
@@ -357,4 +358,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

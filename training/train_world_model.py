@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from training import command
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
 from training.episodes import load_episodes, require_disjoint
@@ -387,4 +388,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
