@@ -34,6 +34,7 @@ FIGURES = {
     "ece": 0.0123,
     "false_positive": RATE,
     "false_negative": RATE,
+    "split": "test",
     "agreement": {"mean": 0.95, "low": 0.9, "high": 0.98},
     "false_success": {"rate": 0.07, "upper": 0.19},
     "missed_success": {"rate": 0.03, "upper": 0.11},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from training import report, reproduce
+from training import model_card, report, reproduce
+from training.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +18,24 @@ def test_the_readme_holds_what_was_measured() -> None:
     text = (ROOT / "README.md").read_text()
     section = text.split(report.BEGIN)[1].split(report.END)[0]
     assert section == f"\n{report.render(ROOT / 'results')}\n", "run python -m training.report"
+
+
+def test_the_embedded_models_card_holds_what_was_measured(tmp_path: Path) -> None:
+    shipped = ROOT / "world4rl_gym" / "assets" / "world_model"
+    folder = tmp_path / "world_model"
+    shutil.copytree(shipped, folder)
+    (folder / "README.md").unlink()
+    results = ROOT / "results"
+    args = model_card.Args(folder, results / "world_model.json", results / "table.json")
+    model_card.write_card(args)
+    card = (folder / "README.md").read_text()
+    assert card == (shipped / "README.md").read_text(), "run python -m training.model_card"
+    assert "| hammer | 50 |" in card
+    assert "Pearson" in card
+    bare = tmp_path / "bare.json"
+    bare.write_text("{}")
+    with pytest.raises(SettingsError, match="bare.json"):
+        model_card.write_card(model_card.Args(folder, bare))
 
 
 def test_every_picture_of_the_readme_is_there() -> None:

@@ -233,7 +233,7 @@ def main() -> None:
     steps = args.num_inference_steps or world_model.config.num_inference_steps
     print(f"imagining {len(episodes)} {args.split} episodes, {steps} denoising steps a frame")
     report, replays = evaluate_world_model(world_model, episodes, steps, args.seed)
-    save_record(args.out / "world_model.json", report)
+    save_record(args.out / "world_model.json", {"split": args.split, **report})
     if args.most_steps:
         steps_file = args.out / "inference_steps.json"
         # A default is chosen from this, so it is measured on validation episodes alone.

@@ -1,10 +1,41 @@
-"""The model card of a world model: what it is, what it was measured to do, how to use it."""
+"""The model card of a world model: what it is, what it was measured to do, how to use it.
+
+    python -m training.model_card --folder runs/world_model --report runs/report/world_model.json
+
+writes a folder's card anew, once its figures were measured.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
+import tyro
+
+from training import command
+from training.policy_table import describe_agreement
+from training.settings import SettingsError
+from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.model_card`.
+
+    Attributes:
+        folder: Folder of the world model; only its card is changed.
+        report: Figures that `training.evaluate_world_model` measured.
+        table: Policies that `training.reproduce` measured in it, where that was done.
+    """
+
+    folder: Path
+    report: Path
+    table: Path | None = None
+
 
 _USE = """```python
 import gymnasium as gym
@@ -37,6 +68,7 @@ def model_card(
     model: WorldModel,
     reward_figures: dict[str, Any] | None = None,
     report: dict[str, Any] | None = None,
+    agreement: dict[str, Any] | None = None,
     *,
     repo_id: str = "OWNER/NAME",
     revision: str | None = None,
@@ -48,6 +80,7 @@ def model_card(
         model: The world model.
         reward_figures: What `training.train_reward_head` measured on test episodes.
         report: What `training.evaluate_world_model` measured on test episodes.
+        agreement: What `training.metrics.policy_agreement` told of policies in it and in reality.
         repo_id: The id that the example loads.
         revision: The branch that the example loads, if not the main one.
         picture: Name of a GIF beside the card.
@@ -63,6 +96,11 @@ def model_card(
         measured.append(_reward_text(reward_figures["all"], config.success_threshold))
     if report is not None:
         measured.append(_report_text(report))
+    if agreement is not None:
+        measured.append(
+            "Policies evaluated from the same starts in imagination and in reality, each going\n"
+            f"where its own actions lead. {describe_agreement(agreement)}"
+        )
     provenance = [f"- {key.replace('_', ' ')}: {value}" for key, value in config.provenance.items()]
     parts = [
         "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"
@@ -96,7 +134,8 @@ def _reward_text(head: dict[str, Any], threshold: float) -> str:
 def _report_text(report: dict[str, Any]) -> str:
     """The trust figures of the paired replay, over all tasks and for each."""
     lines = [
-        "Test episodes imagined again from their first frames and their own actions, against what\n"
+        f"{report['split'].capitalize()} episodes imagined again from their first frames and "
+        "their own actions, against what\n"
         "really happened. A false success is an episode that failed in truth and was solved in\n"
         "imagination; in brackets the upper end of its 95 % interval.\n",
         "| task | episodes | agreement | false success | missed success | reward head's AUROC |",
@@ -118,3 +157,30 @@ def _rate(rate: dict[str, float]) -> str:
         f"{100 * rate['mean']:.2f} % (95 % interval {100 * rate['low']:.2f} to "
         f"{100 * rate['high']:.2f})"
     )
+
+
+def write_card(args: Args) -> None:
+    """Writes the card of a world model's folder anew, with what was measured of it.
+
+    Raises:
+        WorldModelError: The folder's world model is refused.
+        SettingsError: A file lacks what the card shows.
+    """
+    model = WorldModel.from_pretrained(args.folder)
+    try:
+        report = json.loads(args.report.read_text())
+        agreement = json.loads(args.table.read_text())["agreement"] if args.table else None
+        card = model_card(model, {"all": report}, report, agreement)
+    except (KeyError, TypeError, ValueError) as error:
+        given = " or ".join(str(path) for path in (args.report, args.table) if path)
+        raise SettingsError(f"{given}: lacks what the card shows ({error!r})") from None
+    write_whole(args.folder / CARD_FILE, card.encode())
+
+
+def main() -> None:
+    """Runs the command line."""
+    write_card(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

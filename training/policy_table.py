@@ -167,6 +167,25 @@ def save_table(policies: Sequence[Measured], out: Path) -> None:
     (out / "table.md").write_text("\n".join(parts))
 
 
+def describe_agreement(told: dict[str, Any]) -> str:
+    """M4 in two sentences: what `training.metrics.policy_agreement` told."""
+    return (
+        f"Over these {told['policies']} policies imagined and real success have a Pearson "
+        f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
+        f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
+        f"violation is {told['mmrv']:.2f}, the mean absolute error "
+        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}. "
+        "Within tasks, where one chooses between policies, deviations from the task's mean have a "
+        f"Pearson correlation of {told['pearson_within_task']:.2f}, and the rank violation is "
+        f"{told['mmrv_within_task']:.2f}."
+    )
+
+
+def _span(agreement: dict[str, Any], name: str) -> str:
+    low, high = agreement[f"{name}_leave_one_out"]
+    return f"{low:.2f} to {high:.2f}"
+
+
 def _point(policy: Measured) -> dict[str, Any]:
     worlds = {world: dataclasses.asdict(policy.rate(world)) for world in ("real", "imagined")}
     return {"task": policy.task, "policy": policy.method, **worlds}

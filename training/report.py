@@ -18,7 +18,7 @@ import tyro
 from training import command
 from training.compare import METHODS, by_task, format_comparison
 from training.measured import Measured, by_demonstrations, load_measured
-from training.policy_table import format_table, make_rows
+from training.policy_table import describe_agreement, format_table, make_rows
 from training.reproduce import Args as TableArgs
 from training.trust import FRAMES
 
@@ -60,7 +60,7 @@ def policies_section(results: Path) -> str:
         ]
     parts += [
         "![imagined against real success of these policies](results/policies.png)",
-        _agreement_text(told["agreement"]),
+        describe_agreement(told["agreement"]),
     ]
     return "\n\n".join(parts)
 
@@ -102,25 +102,6 @@ def _clones(policies: Sequence[Measured]) -> tuple[str, str]:
     return words, f"--seeds {most}{few}"
 
 
-def _agreement_text(told: dict[str, Any]) -> str:
-    """M4 in a sentence."""
-    return (
-        f"Over these {told['policies']} policies imagined and real success have a Pearson "
-        f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
-        f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
-        f"violation is {told['mmrv']:.2f}, the mean absolute error "
-        f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}. "
-        "Within tasks, where one chooses between policies, deviations from the task's mean have a "
-        f"Pearson correlation of {told['pearson_within_task']:.2f}, and the rank violation is "
-        f"{told['mmrv_within_task']:.2f}."
-    )
-
-
-def _span(agreement: dict[str, Any], name: str) -> str:
-    low, high = agreement[f"{name}_leave_one_out"]
-    return f"{low:.2f} to {high:.2f}"
-
-
 def fidelity_section(results: Path) -> str:
     """Open-loop fidelity, trust figures and strips."""
     report = json.loads((results / "world_model.json").read_text())
@@ -139,8 +120,8 @@ def fidelity_section(results: Path) -> str:
     )
     return f"""### The world model
 
-Open-loop imagination of {report["episodes"]} test episodes, {report["num_inference_steps"]} \
-denoising step a frame, beside a baseline that never leaves the first frame.
+Open-loop imagination of {report["episodes"]} {report["split"]} episodes, \
+{report["num_inference_steps"]} denoising step a frame, beside a baseline that never leaves the first frame.
 `python -m training.evaluate_world_model` (episodes from `training/build_default.sh`; all figures, \
 also by task, in [results/world_model.json](results/world_model.json))
 
