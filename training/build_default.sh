@@ -68,3 +68,4 @@ run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head
   --contexts 10 --out world4rl_gym/assets/world_model \
   --demonstrations world4rl_gym/assets/demonstrations
 run evaluate_world_model --out results --most-steps 5
+run model_card --folder world4rl_gym/assets/world_model --report results/world_model.json

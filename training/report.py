@@ -121,7 +121,8 @@ def fidelity_section(results: Path) -> str:
     return f"""### The world model
 
 Open-loop imagination of {report["episodes"]} {report["split"]} episodes, \
-{report["num_inference_steps"]} denoising step a frame, beside a baseline that never leaves the first frame.
+{report["num_inference_steps"]} denoising step a frame, beside a baseline that never \
+leaves the first frame.
 `python -m training.evaluate_world_model` (episodes from `training/build_default.sh`; all figures, \
 also by task, in [results/world_model.json](results/world_model.json))
 
