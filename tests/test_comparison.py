@@ -21,6 +21,7 @@ from training.judge import snapshot_path
 from training.measured import Measured, load_measured
 from training.metrics import share
 from training.policy import actor_parameters, load_policy
+from training.settings import SettingsError
 
 
 def lone_decisions(count: int) -> list[Episode]:
@@ -126,6 +127,18 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     assert torch.equal(begun.action_net.weight, found["adapted"].action_net.weight)
     ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
+
+
+def test_a_cell_is_of_one_world_model_wherever_it_lies(tmp_path: Path) -> None:
+    args = reproduce.Args(tasks=("hammer",), work=tmp_path)
+    model = make_tiny_world_model()
+    reproduce.claim(args, model)
+    reproduce.claim(dataclasses.replace(args, world_model="elsewhere", seeds=2), model)
+    assert (reproduce.cell_folder(args, "hammer", 1) / "settings.json").exists()
+    with torch.no_grad():
+        next(model.reward_head.parameters()).add_(1)
+    with pytest.raises(SettingsError, match="world_model"):
+        reproduce.claim(args, model)
 
 
 def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from training.reproduce import (
     refine_cell,
 )
 from training.reproduce import Args as TableArgs
-from training.settings import require_at_least
+from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 
@@ -121,9 +121,20 @@ def _ppo(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
     return make
 
 
+@dataclasses.dataclass(frozen=True)
+class _OwnEpisodes:
+    demonstrations: int
+    rollouts: int
+
+
 def own_episodes(args: Args, task: str, seed: int) -> Path:
-    """The clone's demonstrations and real rollouts of the clone; collects what is missing."""
+    """The clone's demonstrations and real rollouts of the clone; collects what is missing.
+
+    Raises:
+        SettingsError: What is there, and what was learned from it, is of another number of either.
+    """
     folder = cell_folder(args, task, seed) / "episodes"
+    keep_settings(_OwnEpisodes(args.demonstrations, args.rollouts), folder)
     kept = folder / task / "train"
     kept.mkdir(parents=True, exist_ok=True)
     shown = sorted((demonstrated(args, task) / task / "train").glob("expert-*.npz"))
@@ -256,7 +267,7 @@ def main() -> None:
     plans = planned(args, args.methods)
     require_one_recipe(args.out / "comparison.json", plans)
     world_model = WorldModel.from_pretrained(args.world_model)
-    claim(args)
+    claim(args, world_model)
     made = []
     for plan in plans:
         one = make_and_measure(args, world_model, plan)

@@ -13,6 +13,7 @@ in both worlds. What is done is kept and skipped when the same command runs agai
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,9 +105,22 @@ class Args:
         return {name: getattr(self, name) for name in RECIPE}
 
 
-def claim(args: Args) -> None:
+def contents(world_model: WorldModel) -> str:
+    """What two world models share where they imagine, judge and begin alike, wherever they lie."""
+    tensors = [*world_model.denoiser.state_dict().values()]
+    tensors += world_model.reward_head.state_dict().values()
+    tensors += [world_model.initial_frames.frames, world_model.initial_frames.actions]
+    config = dataclasses.replace(world_model.config, provenance={})
+    digest = hashlib.sha256(repr(config).encode())
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def claim(args: Args, world_model: WorldModel) -> None:
     """Keeps the settings in every cell's folder, or raises SettingsError where others are there."""
     plain = Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Args)})
+    plain = dataclasses.replace(plain, world_model=contents(world_model))
     for task in args.tasks:
         for seed in args.every_seed:
             keep_settings(
@@ -293,7 +307,7 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     require_one_recipe(args.out / "table.json", planned(args, METHODS))
     world_model = WorldModel.from_pretrained(args.world_model)
-    claim(args)
+    claim(args, world_model)
     made: list[Measured] = []
     for task in args.tasks:
         for seed in args.every_seed:
