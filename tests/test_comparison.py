@@ -135,16 +135,31 @@ def test_a_cell_is_of_one_world_model_wherever_it_lies(tmp_path: Path) -> None:
     reproduce.claim(args, model)
     reproduce.claim(dataclasses.replace(args, world_model="elsewhere", seeds=2), model)
     assert (reproduce.cell_folder(args, "hammer", 1) / "settings.json").exists()
+    others = [make_tiny_world_model(), make_tiny_world_model(), make_tiny_world_model()]
     with torch.no_grad():
-        next(model.reward_head.parameters()).add_(1)
-    with pytest.raises(SettingsError, match="world_model"):
-        reproduce.claim(args, model)
+        next(others[0].reward_head.parameters()).add_(1)
+    others[1].scheduler = dataclasses.replace(model.scheduler, sigma_max=79.0)
+    others[2].initial_frames.is_start[0] = not model.initial_frames.is_start[0]
+    for other in others:
+        with pytest.raises(SettingsError, match="world_model"):
+            reproduce.claim(args, other)
+    model.config = dataclasses.replace(model.config, provenance={"seed": 7})
+    reproduce.claim(args, model)
+
+
+def test_methods_that_learn_from_rollouts_keep_their_number(tmp_path: Path) -> None:
+    args = compare.Args(tasks=("hammer",), methods=("cloned", "filtered"), work=tmp_path)
+    compare.claim_rollouts(args)
+    fewer = dataclasses.replace(args, rollouts=20)
+    with pytest.raises(SettingsError, match="rollouts: 50 there, 20 now"):
+        compare.claim_rollouts(fewer)
+    compare.claim_rollouts(dataclasses.replace(fewer, methods=("cloned",)))
 
 
 def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> None:
     def policy(method: str, seed: int, real: int, imagined: int = 5) -> Measured:
         recipe = compare.Args().recipe
-        return Measured("hammer", 5, seed, method, recipe, 10, real, imagined)
+        return Measured("hammer", 5, seed, method, recipe, "0123", 10, real, imagined)
 
     compare.save_comparison([policy("refined", 0, 9)], tmp_path)
     assert "| refined: " in (tmp_path / "comparison.md").read_text()
@@ -157,7 +172,7 @@ def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> 
         ("refined", 1, 8),
     ]
     table = (tmp_path / "comparison.md").read_text()
-    assert "| method | 2 seeds, real (imagined) | seed 0 | seed 1 |" in table
+    assert "| method | pooled, real (imagined) | seed 0 | seed 1 |" in table
     assert "(50) | 30 (50) | - |" in table
     assert f"{format_rate(share(12, 20))} (70) | 40 (50) | 80 (90) |" in table
     with pytest.raises(ValueError, match="methods"):

@@ -22,6 +22,7 @@ from training.evaluate_world_model import (
 from training.measured import Measured, load_measured, require_one_recipe
 from training.metrics import share
 from training.replay import replay
+from training.settings import SettingsError
 from training.train_reward_head import choose_threshold
 from training.trust import (
     Replay,
@@ -134,7 +135,7 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
 def run_of(task: str, solved: int, demonstrations: int = 5, seed: int = 0) -> list[Measured]:
     """A clone that solves so many of ten, in both worlds, and its refinement, which does too."""
     about = (task, demonstrations, seed)
-    told = ({"adapt_steps": 1}, 10, solved, solved)
+    told = ({"adapt_steps": 1}, "0123", 10, solved, solved)
     return [Measured(*about, "cloned", *told), Measured(*about, "refined", *told, 100, 50)]
 
 
@@ -175,7 +176,7 @@ def test_seeds_measured_later_join_their_row(tmp_path: Path) -> None:
 
 def test_a_clone_that_was_kept_is_one_policy_and_told(tmp_path: Path) -> None:
     policies = []
-    for seed, steps, kept in ((0, 100, None), (1, 100, 0), (2, 0, 0)):
+    for seed, steps, kept in ((0, 100, None), (1, 100, 0), (2, 0, None)):
         clone, refined = run_of("hammer", 2, seed=seed)
         policies += [clone, dataclasses.replace(refined, imagined_steps=steps, kept=kept)]
     policy_table.save_table(policies, tmp_path)
@@ -219,5 +220,6 @@ def test_policies_of_two_recipes_are_refused_before_the_work(tmp_path: Path) -> 
     require_one_recipe(path, made_by(2, [*hammer, *soccer]))
     with pytest.raises(ValueError, match="recipe: cloned soccer, seed 0, of 5"):
         require_one_recipe(path, made_by(2, hammer))
-    with pytest.raises(ValueError, match="in 20;"):
-        require_one_recipe(path, [dataclasses.replace(p, episodes=20) for p in hammer])
+    for change in ({"episodes": 20}, {"world_model": "4567"}):
+        with pytest.raises(SettingsError, match=f"{next(iter(change.values()))}.*choose another"):
+            require_one_recipe(path, [dataclasses.replace(p, **change) for p in hammer])

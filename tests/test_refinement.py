@@ -158,6 +158,7 @@ def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_pat
         trace_refinement.trace(trace_refinement.Args((run,)), run)
     measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
     report = {
+        "run": "refined",
         "task": "hammer",
         "demonstrations": 5,
         "seed": 0,

@@ -29,7 +29,7 @@ def test_the_embedded_models_card_holds_what_was_measured(tmp_path: Path) -> Non
     args = model_card.Args(folder, results / "world_model.json", results / "table.json")
     model_card.write_card(args)
     card = (folder / "README.md").read_text()
-    assert card == (shipped / "README.md").read_text(), "run python -m training.model_card"
+    assert card == (shipped / "README.md").read_text(), "write it anew: CONTRIBUTING.md"
     assert "| hammer | 50 |" in card
     assert "Pearson" in card
     bare = tmp_path / "bare.json"

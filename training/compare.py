@@ -31,7 +31,6 @@ from training.measured import (
 )
 from training.policy import load_policy, save_policy
 from training.records import save_record
-from training.reproduce import METHODS as TABLE_METHODS
 from training.reproduce import (
     WORLDS,
     cell_folder,
@@ -121,20 +120,9 @@ def _ppo(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
     return make
 
 
-@dataclasses.dataclass(frozen=True)
-class _OwnEpisodes:
-    demonstrations: int
-    rollouts: int
-
-
 def own_episodes(args: Args, task: str, seed: int) -> Path:
-    """The clone's demonstrations and real rollouts of the clone; collects what is missing.
-
-    Raises:
-        SettingsError: What is there, and what was learned from it, is of another number of either.
-    """
+    """The clone's demonstrations and real rollouts of the clone; collects what is missing."""
     folder = cell_folder(args, task, seed) / "episodes"
-    keep_settings(_OwnEpisodes(args.demonstrations, args.rollouts), folder)
     kept = folder / task / "train"
     kept.mkdir(parents=True, exist_ok=True)
     shown = sorted((demonstrated(args, task) / task / "train").glob("expert-*.npz"))
@@ -203,6 +191,9 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
 }
 """What each method is, and what makes its policy where that is not done and returns the folder."""
 
+ROLLOUT_METHODS = {"filtered", "round", "td3-bc"}
+"""Those that learn from real rollouts of the clone."""
+
 
 def format_comparison(policies: Sequence[Measured]) -> str:
     """A task's policies as Markdown: real (imagined) success in per cent, pooled and by seed.
@@ -211,7 +202,7 @@ def format_comparison(policies: Sequence[Measured]) -> str:
     """
     seeds = sorted({policy.seed for policy in policies})
     apart = seeds if len(seeds) > 1 else []
-    together = f"{len(seeds)} seeds" if apart else f"seed {seeds[0]}"
+    together = "pooled" if apart else f"seed {seeds[0]}"
     head = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for method, (meaning, _) in METHODS.items():
@@ -251,11 +242,28 @@ def by_task(policies: Sequence[Measured]) -> dict[tuple[int, str], list[Measured
     return groups
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rollouts:
+    rollouts: int
+
+
+def claim_rollouts(args: Args) -> None:
+    """Keeps in every cell how many real rollouts its methods learn from, where one of them does.
+
+    Raises:
+        SettingsError: What is there was learned from another number.
+    """
+    if ROLLOUT_METHODS.isdisjoint(args.methods):
+        return
+    for task in args.tasks:
+        for seed in args.every_seed:
+            keep_settings(_Rollouts(args.rollouts), cell_folder(args, task, seed) / "episodes")
+
+
 def make_and_measure(args: Args, world_model: WorldModel, plan: Measured) -> Measured:
     """Makes a method's policy and measures it, each where that is not done."""
-    if plan.method in TABLE_METHODS:  # a clone that refinement kept is not measured twice
-        cell = make_cell(args, world_model, plan.task, plan.seed)
-        return cell[TABLE_METHODS.index(plan.method)]
+    if plan.method == "refined":  # a clone that refinement kept is not measured twice
+        return make_cell(args, world_model, plan.task, plan.seed)[1]
     clone_cell(args, plan.task, plan.seed)
     policy = METHODS[plan.method][1](args, plan.task, plan.seed)
     return measure(args, world_model, policy, plan)
@@ -264,17 +272,18 @@ def make_and_measure(args: Args, world_model: WorldModel, plan: Measured) -> Mea
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    plans = planned(args, args.methods)
-    require_one_recipe(args.out / "comparison.json", plans)
     world_model = WorldModel.from_pretrained(args.world_model)
+    plans = planned(args, world_model, args.methods)
+    require_one_recipe(args.out / "comparison.json", plans)
     claim(args, world_model)
+    claim_rollouts(args)
     made = []
     for plan in plans:
         one = make_and_measure(args, world_model, plan)
         told = ", ".join(f"{world} {format_rate(one.rate(world))}" for world in WORLDS)
         print(f"{one.task}, seed {one.seed}, {one.method}: {told}", flush=True)
         made.append(one)
-        save_comparison([one], args.out)
+        save_comparison(made, args.out)
     for (number, task), group in by_task(made).items():
         print(f"\n{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}")
 

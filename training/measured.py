@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,25 @@ from typing import Any
 from training.metrics import Rate, share
 from training.real_env import TASKS
 from training.settings import SettingsError
+from world4rl_gym.world_model import WorldModel
+
+
+def contents(world_model: WorldModel) -> str:
+    """What two world models share where they begin, imagine and judge alike, wherever they lie.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    starts = world_model.initial_frames
+    parts = (world_model.denoiser, world_model.reward_head)
+    own = dataclasses.replace(world_model.config, provenance={})
+    configs = (own, world_model.scheduler, *(part.config for part in parts))
+    digest = hashlib.sha256(repr(configs).encode())
+    tensors = [value for part in parts for value in part.state_dict().values()]
+    tensors += [starts.frames, starts.actions, starts.task_ids, starts.is_start]
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +43,11 @@ class Measured:
         seed: Of cloning and of what came after.
         method: What made it: "cloned", "refined", or another of `training.compare`.
         recipe: Settings that whatever stands beside it in a table must share.
+        world_model: Contents of the world model that it was made and imagined in.
         episodes: Real episodes, and as many imagined ones.
         real: How many of them were solved.
         imagined: The same in imagination.
-        imagined_steps: How long PPO ran, for a refined policy.
+        imagined_steps: How long PPO ran; of "refined" ones alone, as is the next.
         kept: After how many imagined steps of PPO it was kept; None means that it is the clone.
     """
 
@@ -35,6 +56,7 @@ class Measured:
     seed: int
     method: str
     recipe: dict[str, int]
+    world_model: str
     episodes: int
     real: int
     imagined: int
@@ -48,8 +70,13 @@ class Measured:
 
     @property
     def is_the_clone(self) -> bool:
-        """Whether refinement left the clone as it was."""
-        return self.imagined_steps == 0 or self.kept is None
+        """Whether it is a clone, or refinement left one as it was."""
+        return self.method == "cloned" or (self.method == "refined" and self.kept is None)
+
+    @property
+    def made_by(self) -> str:
+        """What policies must share to stand in one table, in words."""
+        return f"{self.recipe} in world model {self.world_model}, measured in {self.episodes}"
 
     def rate(self, world: str) -> Rate:
         """Its success in the "real" or the "imagined" world."""
@@ -101,10 +128,10 @@ def require_one_recipe(path: Path, planned: Sequence[Measured]) -> None:
     for old in load_measured(path):
         for new in planned:
             beside = old.demonstrations == new.demonstrations and old.key not in replaced
-            if beside and (old.recipe, old.episodes) != (new.recipe, new.episodes):
+            if beside and old.made_by != new.made_by:
                 raise SettingsError(
                     f"{path}: recipe: {old.method} {old.task}, seed {old.seed}, of "
-                    f"{old.demonstrations} demonstrations was made by {old.recipe} and measured in "
-                    f"{old.episodes} episodes, {new.method} {new.task} would be by {new.recipe} "
-                    f"in {new.episodes}; choose another --out, or make all of them anew"
+                    f"{old.demonstrations} demonstrations was made by {old.made_by} episodes, "
+                    f"{new.method} {new.task} would be by {new.made_by}; "
+                    "choose another --out, or make all of them anew"
                 )

@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from training import command
+from training.measured import contents, load_measured
 from training.policy_table import describe_agreement
 from training.settings import SettingsError
 from world4rl_gym.model_index import CARD_FILE
@@ -92,8 +93,9 @@ def model_card(
     parameters = sum(p.numel() for p in model.denoiser.parameters()) / 1e6
     chosen = f', revision="{revision}"' if revision else ""
     measured = []
+    split = report["split"] if report is not None else "test"
     if reward_figures is not None:
-        measured.append(_reward_text(reward_figures["all"], config.success_threshold))
+        measured.append(_reward_text(reward_figures["all"], config.success_threshold, split))
     if report is not None:
         measured.append(_report_text(report))
     if agreement is not None:
@@ -122,9 +124,9 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _reward_text(head: dict[str, Any], threshold: float) -> str:
+def _reward_text(head: dict[str, Any], threshold: float, split: str) -> str:
     return (
-        f"Reward head on {head['frames']} real frames of test episodes, threshold {threshold}\n"
+        f"Reward head on {head['frames']} real frames of {split} episodes, threshold {threshold}\n"
         f"(chosen on validation episodes): AUROC {head['auroc']:.4f}, expected calibration error\n"
         f"{head['ece']:.4f}, false positives {_rate(head['false_positive'])}, false negatives\n"
         f"{_rate(head['false_negative'])}."
@@ -159,6 +161,21 @@ def _rate(rate: dict[str, float]) -> str:
     )
 
 
+def read_agreement(table: Path | None, model: WorldModel) -> dict[str, Any] | None:
+    """M4 of a table of policies; None where no table is given.
+
+    Raises:
+        SettingsError: A policy of the table was made in another world model.
+        KeyError: The table has too few policies for it.
+    """
+    if table is None:
+        return None
+    if any(policy.world_model != contents(model) for policy in load_measured(table)):
+        raise SettingsError(f"{table}: holds policies of another world model than the card's")
+    told: dict[str, Any] = json.loads(table.read_text())["agreement"]
+    return told
+
+
 def write_card(args: Args) -> None:
     """Writes the card of a world model's folder anew, with what was measured of it.
 
@@ -169,8 +186,9 @@ def write_card(args: Args) -> None:
     model = WorldModel.from_pretrained(args.folder)
     try:
         report = json.loads(args.report.read_text())
-        agreement = json.loads(args.table.read_text())["agreement"] if args.table else None
-        card = model_card(model, {"all": report}, report, agreement)
+        card = model_card(model, {"all": report}, report, read_agreement(args.table, model))
+    except SettingsError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         given = " or ".join(str(path) for path in (args.report, args.table) if path)
         raise SettingsError(f"{given}: lacks what the card shows ({error!r})") from None

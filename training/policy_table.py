@@ -54,7 +54,6 @@ def make_row(policies: Sequence[Measured]) -> dict[str, Any]:
         "demonstrations": cloned[0].demonstrations,
         "seeds": seeds,
         "episodes": cloned[0].episodes,
-        "recipe": cloned[0].recipe,
         "not_the_clone": sum(not policy.is_the_clone for policy in refined),
     }
     for name, made, world in COLUMNS:
@@ -170,8 +169,9 @@ def save_table(policies: Sequence[Measured], out: Path) -> None:
 def describe_agreement(told: dict[str, Any]) -> str:
     """M4 in two sentences: what `training.metrics.policy_agreement` told."""
     return (
-        f"Over these {told['policies']} policies imagined and real success have a Pearson "
-        f"correlation of {told['pearson']:.2f} (with one left out {_span(told, 'pearson')}) and "
+        f"Over {told['policies']} policies, clones and what was made of them, imagined and real "
+        f"success have a Pearson correlation of {told['pearson']:.2f} "
+        f"(with one left out {_span(told, 'pearson')}) and "
         f"Spearman's of {told['spearman']:.2f} ({_span(told, 'spearman')}); the mean maximum rank "
         f"violation is {told['mmrv']:.2f}, the mean absolute error "
         f"{100 * told['mean_absolute_error']:.0f} points, the bias {100 * told['bias']:+.0f}. "
@@ -188,4 +188,4 @@ def _span(agreement: dict[str, Any], name: str) -> str:
 
 def _point(policy: Measured) -> dict[str, Any]:
     worlds = {world: dataclasses.asdict(policy.rate(world)) for world in ("real", "imagined")}
-    return {"task": policy.task, "policy": policy.method, **worlds}
+    return {"task": policy.task, **worlds}

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from training import command
-from training.model_card import model_card
+from training.model_card import model_card, read_agreement
 from training.pictures import enlarge
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.hub import upload
@@ -45,6 +45,7 @@ class Args:
         revision: Branch; none given means the main branch.
         results: Figures that `training.evaluate_world_model` measured, for the card.
         reward_figures: Figures that `training.train_reward_head` measured, for the card.
+        table: Policies that `training.reproduce` measured in it, for the card.
         private: Make a new repository private.
         dry_run: Show exactly what would be uploaded, without any network call.
     """
@@ -54,6 +55,7 @@ class Args:
     revision: str | None = None
     results: Path | None = None
     reward_figures: Path | None = None
+    table: Path | None = None
     private: bool = False
     dry_run: bool = False
 
@@ -128,12 +130,13 @@ def stage(args: Args, folder: Path) -> list[str]:
             model,
             _read_figures(args.reward_figures),
             _read_figures(args.results),
+            read_agreement(args.table, model),
             repo_id=args.repo,
             revision=args.revision,
             picture=CARD_PICTURE,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        given = ", ".join(str(p) for p in (args.reward_figures, args.results) if p)
+        given = ", ".join(str(p) for p in (args.reward_figures, args.results, args.table) if p)
         raise PublishError(f"{given}: lacks what the card shows ({error!r})") from None
     (folder / CARD_FILE).write_text(card)
     return [name for name in ALL_FILES if (folder / name).exists()]

@@ -43,12 +43,11 @@ def policies_section(results: Path) -> str:
     told = json.loads((results / "table.json").read_text())
     parts = [
         "### Policies, before and after",
-        f"{told['rows'][0]['episodes']} real episodes a figure and seed on start configurations "
-        "that nothing was trained on, imagined episodes from the first frames of those same "
-        "episodes, 95 % intervals (Clopper-Pearson). *Not the clone*: in how many seeds what was "
-        "kept is not the clone as it was. World4RL's figures, where they stand, are of another "
-        "camera, horizon and set of demonstrations. The refined policies are in "
-        "[results/policies](results/policies):\n"
+        "Real episodes on start configurations that nothing was trained on, imagined episodes from "
+        "the first frames of those same episodes, 95 % intervals (Clopper-Pearson). *Not the "
+        "clone*: in how many seeds what was kept is not the clone as it was. World4RL's figures, "
+        "where they stand, are of another camera, horizon and set of demonstrations. The refined "
+        "policies are in [results/policies](results/policies):\n"
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
     for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
@@ -72,9 +71,9 @@ def comparison_section(results: Path) -> str:
         return ""
     parts = [
         "### Beside other ways to use the same data",
-        "From the table's starts, per cent. Where seeds are pooled, not every method was measured "
-        "with each. What learns from episodes has the demonstrations and 50 real rollouts of the "
-        "clone.",
+        "From the table's starts, real success in per cent with its 95 % interval, imagined "
+        "success in brackets; pooled over the seeds whose figures stand beside. What learns from "
+        "episodes has the demonstrations and 50 real rollouts of the clone.",
     ]
     for (_, task), group in by_task(load_measured(path)).items():
         told_of, flags = _clones(group)
@@ -92,13 +91,15 @@ def _clones(policies: Sequence[Measured]) -> tuple[str, str]:
     """Which clones some policies are of, in words and as flags of the command that made them."""
     seeds = sorted({policy.seed for policy in policies})
     number, recipe = policies[0].demonstrations, policies[0].recipe
-    if any(policy.recipe != recipe for policy in policies):
+    episodes = policies[0].episodes
+    if len({policy.made_by for policy in policies}) > 1:
         raise ValueError(f"recipe: policies of {number} demonstrations were made by different ones")
     first, most = seeds[0], seeds[-1] - seeds[0] + 1
-    given = {"first_seed": first, "demonstrations": number, **recipe}
+    given = {"first_seed": first, "demonstrations": number, **recipe, "episodes": episodes}
     changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
     few = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    words = f"Clones of {number} demonstrations, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    every = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in seeds)}"
+    words = f"Clones of {number} demonstrations, {every}, {episodes} episodes a figure and seed"
     return words, f"--seeds {most}{few}"
 
 

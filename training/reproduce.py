@@ -13,7 +13,6 @@ in both worlds. What is done is kept and skipped when the same command runs agai
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from training.collect_episodes import Args as Collection
 from training.collect_episodes import collect
 from training.demo import DEMONSTRATIONS
 from training.evaluate import evaluate
-from training.measured import Measured, require_one_recipe
+from training.measured import Measured, contents, require_one_recipe
 from training.policy import load_policy, save_policy
 from training.policy_table import format_table, make_rows, save_table
 from training.real_env import TASKS, check_task, split_seeds
@@ -36,7 +35,8 @@ from world4rl_gym.world_model import WorldModel
 
 WORLDS = ("real", "imagined")
 
-METHODS = ("cloned", "refined")
+STAGES = ("cloned", "refined")
+"""The methods of `training.compare` that the table shows."""
 
 RECIPE = ("clone_steps", "adapt_steps", "corrections", "refine_steps")
 
@@ -105,26 +105,17 @@ class Args:
         return {name: getattr(self, name) for name in RECIPE}
 
 
-def contents(world_model: WorldModel) -> str:
-    """What two world models share where they imagine, judge and begin alike, wherever they lie."""
-    tensors = [*world_model.denoiser.state_dict().values()]
-    tensors += world_model.reward_head.state_dict().values()
-    tensors += [world_model.initial_frames.frames, world_model.initial_frames.actions]
-    config = dataclasses.replace(world_model.config, provenance={})
-    digest = hashlib.sha256(repr(config).encode())
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 def claim(args: Args, world_model: WorldModel) -> None:
-    """Keeps the settings in every cell's folder, or raises SettingsError where others are there."""
-    plain = Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Args)})
-    plain = dataclasses.replace(plain, world_model=contents(world_model))
+    """Keeps the settings in every cell's folder, or raises SettingsError where others are there.
+
+    Of the world model they tell the contents, wherever it lies.
+    """
+    own = Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Args)})
+    own = dataclasses.replace(own, world_model=contents(world_model))
     for task in args.tasks:
         for seed in args.every_seed:
             keep_settings(
-                plain,
+                own,
                 cell_folder(args, task, seed),
                 leave_out=("tasks", "seeds", "first_seed", "workers", "work", "out"),
             )
@@ -245,9 +236,9 @@ def _halve(folder: Path) -> None:
     save_policy(policy, policy.config, folder, half=True)
 
 
-def planned(args: Args, methods: Sequence[str]) -> list[Measured]:
+def planned(args: Args, world_model: WorldModel, methods: Sequence[str]) -> list[Measured]:
     """The policies to come, nothing measured yet."""
-    about = (args.recipe, args.episodes, 0, 0)
+    about = (args.recipe, contents(world_model), args.episodes, 0, 0)
     return [
         Measured(task, args.demonstrations, seed, method, *about)
         for task in args.tasks
@@ -272,10 +263,16 @@ def measure(
     return dataclasses.replace(plan, real=real, imagined=imagined)
 
 
-def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> list[Measured]:
-    """Clones, refines and evaluates one policy; every part that an earlier run left is kept."""
+def make_cell(
+    args: Args, world_model: WorldModel, task: str, seed: int
+) -> tuple[Measured, Measured]:
+    """Clones, refines and evaluates one policy; every part that an earlier run left is kept.
+
+    Returns:
+        The clone, and what was made of it.
+    """
     one = dataclasses.replace(args, tasks=(task,), seeds=1, first_seed=seed)
-    before, after = planned(one, METHODS)
+    before, after = planned(one, world_model, STAGES)
     before = measure(args, world_model, clone_cell(args, task, seed), before)
     refined = refine_cell(args, task, seed)
     _halve(refined)
@@ -285,12 +282,13 @@ def make_cell(args: Args, world_model: WorldModel, task: str, seed: int) -> list
         real=before.real,
         imagined=before.imagined,
         imagined_steps=curve["curve"][-1]["imagined_steps"],
-        kept=curve["kept"],
+        # Where the curve tells nothing of a clone before it, it begins with the clone itself.
+        kept=None if curve["cloned"] is None and curve["kept"] == 0 else curve["kept"],
     )
-    if curve["kept"] is not None:
+    if not after.is_the_clone:
         video = refined.with_name("rollout")
         after = measure(args, world_model, refined, after, video)
-    return [before, after]
+    return before, after
 
 
 def ship_policies(args: Args) -> None:
@@ -305,8 +303,8 @@ def ship_policies(args: Args) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    require_one_recipe(args.out / "table.json", planned(args, METHODS))
     world_model = WorldModel.from_pretrained(args.world_model)
+    require_one_recipe(args.out / "table.json", planned(args, world_model, STAGES))
     claim(args, world_model)
     made: list[Measured] = []
     for task in args.tasks:

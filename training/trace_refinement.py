@@ -4,8 +4,8 @@
     python -m training.trace_refinement --run runs/refine/* --episodes 50 --out runs/traces
 
 Every snapshot is evaluated in both worlds from the same starts (figure M5 of the trust figures).
-Writes `traces.json` and `traces.png`, where runs of other tasks, seeds and demonstrations are kept;
-what is measured of a run is kept in its own folder too, as `trace.json`, and not measured again.
+Writes `traces.json` and `traces.png`, where other runs are kept; what is measured of a run is kept
+in its own folder too, as `trace.json`, and not measured again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tyro
 from training import command
 from training.evaluate import evaluate, format_rate
 from training.judge import snapshot_path
+from training.measured import contents
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
@@ -66,16 +67,17 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
     """
     curve = json.loads((run / "curve.json").read_text())
     refined = json.loads((run / "settings.json").read_text())
-    settings = {k: getattr(args, k) for k in ("world_model", "episodes", "split", "seed_offset")}
+    world_model = WorldModel.from_pretrained(args.world_model)
+    settings = traced_with(args, world_model)
     path = run / "trace.json"
     known: dict[int, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text())
         if before["settings"] == settings:
             known = {point["imagined_steps"]: point for point in before["points"]}
-    world_model = WorldModel.from_pretrained(args.world_model)
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
     report: dict[str, Any] = {
+        "run": run.name,
         "task": curve["task"],
         "demonstrations": refined["demonstrations"],
         "seed": refined["seed"],
@@ -103,21 +105,35 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
     return report
 
 
-def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Puts a run's report into a file, in the place of an older one of it, and returns them all.
+def traced_with(args: Args, world_model: WorldModel) -> dict[str, Any]:
+    """What runs must share to be drawn beside each other."""
+    settings = {name: getattr(args, name) for name in ("episodes", "split", "seed_offset")}
+    return {"world_model": contents(world_model), **settings}
+
+
+def traced(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a file holds; none where it is missing.
 
     Raises:
-        SettingsError: The file's other runs were measured by other settings.
+        SettingsError: They were measured with other settings.
     """
-    runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    by_run = {(-run["demonstrations"], run["task"], run["seed"]): run for run in [*runs, report]}
-    merged = [by_run[one] for one in sorted(by_run)]
-    for run in merged:
-        if run["settings"] != report["settings"]:
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    for run in runs:
+        if run["settings"] != settings:
             raise SettingsError(
-                f"{path}: settings: {run['task']}, seed {run['seed']}, was measured by "
-                f"{run['settings']}, {report['task']} by {report['settings']}; choose another --out"
+                f"{path}: settings: {run['task']}, seed {run['seed']}, was measured with "
+                f"{run['settings']}, not {settings}; choose another --out"
             )
+    return runs
+
+
+def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Puts a run's report into a file, in the place of an older one of it, and returns them all."""
+    by_run = {
+        (-run["demonstrations"], run["task"], run["seed"], run["run"]): run
+        for run in [*traced(path, report["settings"]), report]
+    }
+    merged = [by_run[one] for one in sorted(by_run)]
     save_record(path, {"runs": merged})
     return merged
 
@@ -148,6 +164,8 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
                     axes.axvline(report[name], linestyle=style, color="tab:red", label=label)
             kept = ": the clone was kept" if report["chosen"] is None else ""
             title = f"{report['task']} of {report['demonstrations']}, seed {report['seed']}{kept}"
+            if report["run"] != "refined":
+                title = f"{report['run']}: {title}"
             axes.set(xlabel="imagined steps", ylim=(-3, 103))
             axes.set_title(title, fontsize="medium")
         grid[0, 0].set_ylabel("success, %")
@@ -159,6 +177,9 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
+    traced(
+        args.out / "traces.json", traced_with(args, WorldModel.from_pretrained(args.world_model))
+    )
     for run in args.run:
         reports = merge(args.out / "traces.json", trace(args, run))
     plot(reports, args.out / "traces.png")
