@@ -91,7 +91,8 @@ def test_the_anchor_holds_demonstrations_as_seen_imagined_and_corrected() -> Non
     for name, changes in {
         "seen": {"imagined_demonstrations": False, "corrections": 0},
         "imagined": {"corrections": 0},
-        "corrected": {"corrections": 16},
+        "corrected": {"corrections": 16, "real_share": 0.0},
+        "half": {"corrections": 16, "real_share": 0.5},
     }.items():
         args = refine_policy.Args(Path("clone"), Path("out"), **changes)
         held[name] = DemonstrationAnchor(
@@ -102,10 +103,17 @@ def test_the_anchor_holds_demonstrations_as_seen_imagined_and_corrected() -> Non
     assert torch.equal(frames["imagined"][shown], frames["seen"][0])  # from the real first frame
     assert not torch.equal(frames["imagined"][shown:], frames["seen"])
     assert torch.equal(held["imagined"].actions, held["seen"].actions.repeat(2, 1))
-    both = 2 * shown  # shown twice, to be half as many as what is corrected
-    assert len(frames["corrected"]) == 2 * both + 16 * len(episodes[0])
-    assert torch.equal(frames["corrected"][both : 2 * both], frames["imagined"])
+    both = 2 * shown  # each twice, to be half as many as what is corrected
+    corrected = 16 * len(episodes[0])
+    assert len(frames["corrected"]) == 2 * both + corrected
+    assert torch.equal(frames["corrected"][both : both + shown], frames["imagined"][shown:])
     assert torch.equal(frames["corrected"][2 * both], frames["seen"][0])
+    made = both + corrected
+    assert len(frames["half"]) == 2 * made
+    assert torch.equal(frames["half"][:made], frames["seen"].repeat(made // shown, 1, 1, 1))
+    assert torch.equal(frames["half"][made:], frames["corrected"][both:])
+    with pytest.raises(ValueError, match="real_share"):
+        refine_policy.Args(Path("clone"), Path("out"), real_share=1.0)
 
 
 def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(

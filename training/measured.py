@@ -55,7 +55,7 @@ class Measured:
     demonstrations: int
     seed: int
     method: str
-    recipe: dict[str, int]
+    recipe: dict[str, float]
     world_model: str
     episodes: int
     real: int

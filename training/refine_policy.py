@@ -86,7 +86,9 @@ class Args:
         anchor_steps: Gradient steps on demonstrations after each rollout.
         imagined_demonstrations: Take both on imagined replays of the demonstrations as well.
         corrections: Demonstrations imagined with disturbances, and corrected, to take both on as
-            well; two thirds, at most, of what is learned from.
+            well.
+        real_share: Part of what is learned from, at least, that a camera saw; demonstrations are
+            repeated for it.
         displacements: How many of an action's first dimensions move the hand by as much, and are
             disturbed; the others, a gripper's, never are.
         kl_coef: Weight, in PPO's loss, of the divergence from the cloned policy.
@@ -132,6 +134,7 @@ class Args:
     anchor_steps: int = 16
     imagined_demonstrations: bool = True
     corrections: int = 160
+    real_share: float = 0.5
     displacements: int = 3
     kl_coef: float = 0.0
     max_deviation: float = 0.25
@@ -153,27 +156,32 @@ class Args:
         require_above(self, 0, *rates, "clip_range", "target_kl", "max_deviation", "saturation")
         require_within(self, 0, 1, "gamma", "gae_lambda", "least_gain")
         require_within(self, 0, 1, "max_deviation", "saturation")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging: expected in [0, 1), got {self.averaging}")
+        for name in ("averaging", "real_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected in [0, 1), got {getattr(self, name)}")
 
 
 def held_to(
     args: Args, world_model: WorldModel, demonstrations: Sequence[Episode]
 ) -> list[Episode]:
-    """Demonstrations as seen, as imagined and as corrected, whatever of it is asked for."""
-    shown = list(demonstrations)
-    if args.imagined_demonstrations:
-        shown += replayed(world_model, demonstrations)
-    if not args.corrections:
-        return shown
+    """Demonstrations as seen, as imagined and as corrected, whatever of it is asked for.
+
+    Of few demonstrations each is there several times, so that corrections are no more than two
+    thirds; those that were seen still more often, where their share asks for it.
+    """
+    seen = list(demonstrations)
+    imagined = replayed(world_model, seen) if args.imagined_demonstrations else []
     corrected = corrections(
         world_model,
-        demonstrations,
+        seen,
         args.corrections,
         displacements=args.displacements,
         seed=args.seed,
     )
-    return shown * max(1, round(len(corrected) / (2 * len(shown)))) + corrected
+    repeats = max(1, round(len(corrected) / (2 * len(seen + imagined))))
+    made = imagined * repeats + corrected
+    odds = args.real_share / (1 - args.real_share)
+    return seen * max(repeats, round(odds * len(made) / len(seen))) + made
 
 
 def refine(args: Args) -> Judge:

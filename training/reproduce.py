@@ -38,7 +38,7 @@ WORLDS = ("real", "imagined")
 STAGES = ("cloned", "refined")
 """The methods of `training.compare` that the table shows."""
 
-RECIPE = ("clone_steps", "adapt_steps", "corrections", "refine_steps")
+RECIPE = ("clone_steps", "adapt_steps", "corrections", "real_share", "refine_steps")
 
 FIRST_TEST_SEED = 100_000
 """Where in the test split's seeds the table's episodes begin."""
@@ -59,6 +59,7 @@ class Args:
         clone_steps: Gradient steps of cloning.
         adapt_steps: Gradient steps that refinement begins with.
         corrections: Imagined corrections that it learns from in those.
+        real_share: Part, at least, that real frames are of what it learns from in those.
         refine_steps: Imagined steps at most.
         world_model: Folder or Hub id; none given means the embedded one.
         workers: Processes for real episodes.
@@ -76,6 +77,7 @@ class Args:
     clone_steps: int = clone_policy.Args.steps
     adapt_steps: int = refine_policy.Args.adapt_steps
     corrections: int = refine_policy.Args.corrections
+    real_share: float = refine_policy.Args.real_share
     refine_steps: int = refine_policy.Args.steps
     world_model: str | None = None
     workers: int = 2
@@ -100,7 +102,7 @@ class Args:
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
-    def recipe(self) -> dict[str, int]:
+    def recipe(self) -> dict[str, float]:
         """What policies must share to stand in one table."""
         return {name: getattr(self, name) for name in RECIPE}
 
@@ -224,6 +226,7 @@ def refine_cell(
             demonstrations=args.demonstrations,
             adapt_steps=args.adapt_steps,
             corrections=args.corrections,
+            real_share=args.real_share,
             snapshots=True,
         )
         refine_policy.refine(dataclasses.replace(settings, **changes))
