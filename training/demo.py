@@ -24,7 +24,7 @@ from training.pictures import drawing
 from training.policy import load_policy
 from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
 from training.records import save_record
-from training.settings import require_at_least
+from training.settings import SettingsError, require_at_least
 from world4rl_gym.world_model import WorldModel
 
 DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
@@ -97,7 +97,7 @@ def run(args: Args) -> dict[str, Any]:
     stages = Stages()
     world_model = WorldModel.from_pretrained(args.world_model)
     if args.task not in world_model.config.tasks:
-        raise ValueError(f"task: the world model knows {', '.join(world_model.config.tasks)}")
+        raise SettingsError(f"task: the world model knows {', '.join(world_model.config.tasks)}")
     try:
         require_real_env()
         real = True

@@ -42,7 +42,13 @@ from training.policy import (
     save_policy,
 )
 from training.records import save_record
-from training.settings import keep_settings, require_above, require_at_least, require_within
+from training.settings import (
+    SettingsError,
+    keep_settings,
+    require_above,
+    require_at_least,
+    require_within,
+)
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
@@ -191,7 +197,7 @@ def refine(args: Args) -> Judge:
         PolicyError: The policy does not fit the world model.
         WorldModelError: The world model cannot be loaded.
         EpisodeError: There are fewer demonstrations in the folder than asked for.
-        ValueError: An action has fewer dimensions than `displacements`.
+        SettingsError: An action has fewer dimensions than `displacements`.
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
@@ -200,7 +206,7 @@ def refine(args: Args) -> Judge:
         check_policy_fits(args.policy, other)
     config = load_policy_config(args.policy)
     if args.displacements > config.action_size:
-        raise ValueError(
+        raise SettingsError(
             f"displacements: expected at most the action's {config.action_size} dimensions, "
             f"got {args.displacements}"
         )

@@ -20,6 +20,7 @@ from training.compare import METHODS, by_task, format_comparison
 from training.measured import Measured, by_demonstrations, load_measured
 from training.policy_table import describe_agreement, format_table, make_rows
 from training.reproduce import Args as TableArgs
+from training.settings import SettingsError
 from training.trust import FRAMES
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -93,7 +94,9 @@ def _clones(policies: Sequence[Measured]) -> tuple[str, str]:
     number, recipe = policies[0].demonstrations, policies[0].recipe
     episodes = policies[0].episodes
     if len({policy.made_by for policy in policies}) > 1:
-        raise ValueError(f"recipe: policies of {number} demonstrations were made by different ones")
+        raise SettingsError(
+            f"recipe: policies of {number} demonstrations were made by different ones"
+        )
     first, most = seeds[0], seeds[-1] - seeds[0] + 1
     given = {"first_seed": first, "demonstrations": number, **recipe, "episodes": episodes}
     changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}

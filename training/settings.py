@@ -12,7 +12,7 @@ from training.records import save_record
 
 
 class SettingsError(ValueError):
-    """An output folder belongs to a run with other settings; the message shows the difference."""
+    """What was asked for contradicts what is there, or itself; the message names the field."""
 
 
 def require_at_least(args: Any, least: float, *names: str) -> None:
