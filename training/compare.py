@@ -101,9 +101,14 @@ def _longer(args: Args, task: str, seed: int) -> Path:
     return clone_cell(args, task, seed, "longer", steps=steps)
 
 
-def _uncorrected(args: Args, task: str, seed: int) -> Path:
-    refined = refine_cell(args, task, seed, "uncorrected", corrections=0)
-    return _snapshot(refined, 0, "adapted-uncorrected")
+def _fitted(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
+    """The clone fitted as refinement begins, changed; PPO ends after a single rollout."""
+
+    def make(args: Args, task: str, seed: int) -> Path:
+        refined = refine_cell(args, task, seed, name, steps=1, **changes)
+        return _snapshot(refined, 0, f"adapted-{name}")
+
+    return make
 
 
 def _unadapted(args: Args, task: str, seed: int) -> Path:
@@ -168,7 +173,11 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
         "fitted to demonstrations as imagined and corrected, whatever the judge says, without PPO",
         _adapted,
     ),
-    "uncorrected": ("so fitted without corrections", _uncorrected),
+    "uncorrected": ("so fitted without corrections", _fitted("uncorrected", corrections=0)),
+    "unrepeated": (
+        "so fitted without repeating what a camera saw",
+        _fitted("unrepeated", real_share=0.0),
+    ),
     "unadapted": ("PPO from the clone as it is", _unadapted),
     "last": ("PPO's last policy, not the one that the judge kept", _last),
     "no-anchor": (
