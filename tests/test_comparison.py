@@ -110,6 +110,7 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
         episodes_folder=write_episodes(tmp_path / "data"),
         adapt_steps=2,
         corrections=2,
+        real_share=0.0,
         refine_steps=6400,  # two updates after PPO's two rollouts of warm-up
         world_model=str(world_model),
         work=tmp_path / "work",
@@ -118,18 +119,17 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     shutil.copytree(cloned, cell / "cloned")
     found = {
         method: load_policy(compare.METHODS[method][1](args, "push", 0))
-        for method in ("adapted", "unrepeated", "last", "wide")
+        for method in ("adapted", "uncorrected", "last", "wide")
     }
     settings = json.loads((cell / "wide" / "settings.json").read_text())
     assert settings["adapt_steps"] == 0
     assert settings["max_deviation"] == 1
-    fitted = json.loads((cell / "unrepeated" / "settings.json").read_text())
-    assert (fitted["real_share"], fitted["adapt_steps"]) == (0, 2)
-    assert len(json.loads((cell / "unrepeated" / "curve.json").read_text())["curve"]) == 2
+    fitted = json.loads((cell / "uncorrected" / "settings.json").read_text())
+    assert (fitted["corrections"], fitted["adapt_steps"], fitted["steps"]) == (0, 2, 1)
     begun = load_policy(snapshot_path(cell / "wide", 0))
     assert torch.equal(begun.action_net.weight, found["adapted"].action_net.weight)
-    unrepeated = found.pop("unrepeated")
-    assert not torch.equal(unrepeated.action_net.weight, found["adapted"].action_net.weight)
+    uncorrected = found.pop("uncorrected")
+    assert not torch.equal(uncorrected.action_net.weight, found["adapted"].action_net.weight)
     ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
 
