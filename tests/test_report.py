@@ -73,6 +73,15 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     seeds = len({policy["seed"] for policy in policies})
     flags = f"--seeds {seeds} --demonstrations 5 --corrections 7`"
     assert flags in report.policies_section(folder)
+    for policy in policies:
+        policy["seed"] = {0: 0, 1: 3}[policy["seed"]]
+    some = [p for p in policies if p["seed"] == 0 or p["task"] in ("hammer", "soccer")]
+    (folder / "table.json").write_text(json.dumps({**told, "policies": some}))
+    text = report.policies_section(folder)
+    rest = "--demonstrations 5 --corrections 7`"
+    assert f"`python -m training.reproduce --tasks all --seeds 1 {rest}" in text
+    last = "--tasks soccer hammer --seeds 1 --first-seed 3"
+    assert f"`python -m training.reproduce {last} {rest}" in text
     policies[0]["recipe"]["clone_steps"] += 1
     (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
     with pytest.raises(ValueError, match="recipe"):

@@ -19,6 +19,7 @@ from training import command
 from training.compare import METHODS, by_task, format_comparison
 from training.measured import Measured, by_demonstrations, load_measured
 from training.policy_table import describe_agreement, format_table, make_rows
+from training.real_env import TASKS
 from training.reproduce import Args as TableArgs
 from training.settings import SettingsError
 from training.trust import FRAMES
@@ -52,9 +53,14 @@ def policies_section(results: Path) -> str:
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
     for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
-        told_of, flags = _clones(policies)
+        commands = [
+            "python -m training.reproduce --tasks "
+            + ("all" if len(tasks) == len(TASKS) else " ".join(t for t in TASKS if t in tasks))
+            + flags
+            for tasks, flags in _grids(policies, "task")
+        ]
         parts += [
-            f"{told_of}:\n`python -m training.reproduce --tasks all {flags}`",
+            _told(policies, commands),
             format_table(make_rows(policies)),
             f"![real success before and after](results/table-{number}.png)",
         ]
@@ -77,33 +83,53 @@ def comparison_section(results: Path) -> str:
         "episodes has the demonstrations and 50 real rollouts of the clone.",
     ]
     for (_, task), group in by_task(load_measured(path)).items():
-        told_of, flags = _clones(group)
-        names = {policy.method for policy in group}
-        methods = " ".join(method for method in METHODS if method in names)
-        parts += [
-            f"**{task}**. {told_of}:\n"
-            f"`python -m training.compare --tasks {task} --methods {methods} {flags}`",
-            format_comparison(group),
+        commands = [
+            f"python -m training.compare --tasks {task} --methods "
+            + " ".join(method for method in METHODS if method in methods)
+            + flags
+            for methods, flags in _grids(group, "method")
         ]
+        parts += [f"**{task}**. {_told(group, commands)}", format_comparison(group)]
     return "\n\n".join(parts)
 
 
-def _clones(policies: Sequence[Measured]) -> tuple[str, str]:
-    """Which clones some policies are of, in words and as flags of the command that made them."""
+def _told(policies: Sequence[Measured], commands: Sequence[str]) -> str:
+    """Of what clones some policies are, and the commands that made them."""
     seeds = sorted({policy.seed for policy in policies})
-    number, recipe = policies[0].demonstrations, policies[0].recipe
-    episodes = policies[0].episodes
+    every = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in seeds)}"
+    one = policies[0]
+    words = f"Clones of {one.demonstrations} demonstrations, {every}, {one.episodes} episodes a "
+    return "\n".join([f"{words}figure and seed:", *(f"`{command}`" for command in commands)])
+
+
+def _grids(policies: Sequence[Measured], name: str) -> list[tuple[set[str], str]]:
+    """What was measured with which seeds: tasks or methods, and a command's flags for the rest.
+
+    Seeds that follow each other and have the same of them share a command.
+
+    Raises:
+        SettingsError: The policies were made by different recipes.
+    """
+    one = policies[0]
     if len({policy.made_by for policy in policies}) > 1:
         raise SettingsError(
-            f"recipe: policies of {number} demonstrations were made by different ones"
+            f"recipe: policies of {one.demonstrations} demonstrations were made by different ones"
         )
-    first, most = seeds[0], seeds[-1] - seeds[0] + 1
-    given = {"first_seed": first, "demonstrations": number, **recipe, "episodes": episodes}
-    changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
-    few = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    every = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in seeds)}"
-    words = f"Clones of {number} demonstrations, {every}, {episodes} episodes a figure and seed"
-    return words, f"--seeds {most}{few}"
+    grids: list[tuple[set[str], list[int]]] = []
+    for seed in sorted({policy.seed for policy in policies}):
+        own = {getattr(policy, name) for policy in policies if policy.seed == seed}
+        if grids and grids[-1][0] == own and grids[-1][1][-1] == seed - 1:
+            grids[-1][1].append(seed)
+        else:
+            grids.append((own, [seed]))
+    told = []
+    for own, seeds in grids:
+        given = {"first_seed": seeds[0], "demonstrations": one.demonstrations, **one.recipe}
+        given["episodes"] = one.episodes
+        changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
+        few = "".join(f" --{k.replace('_', '-')} {value}" for k, value in changed.items())
+        told.append((own, f" --seeds {len(seeds)}{few}"))
+    return told
 
 
 def fidelity_section(results: Path) -> str:
