@@ -169,7 +169,8 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
             axes.set(xlabel="imagined steps", ylim=(-3, 103))
             axes.set_title(title, fontsize="medium")
         grid[0, 0].set_ylabel("success, %")
-        grid[0, 0].legend(fontsize="small")
+        chose = [report["chosen"] is not None for report in reports]
+        grid.flat[chose.index(True) if any(chose) else 0].legend(fontsize="small")
         for axes in grid.flat[len(reports) :]:
             axes.set_visible(False)
 
