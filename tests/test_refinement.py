@@ -229,6 +229,7 @@ def test_the_clone_is_kept_unless_enough_was_gained_over_it(cloned: Path, tmp_pa
             episodes=data,
             demonstrations=3,
             corrections=2,
+            real_share=0.0,
             adapt_steps=2,
             saturation=1.0,
             least_gain=least_gain,
