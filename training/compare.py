@@ -23,7 +23,7 @@ from training.evaluate import format_rate
 from training.judge import snapshot_path
 from training.measured import (
     Measured,
-    by_demonstrations,
+    by_task,
     merge_measured,
     plain,
     pooled,
@@ -231,7 +231,6 @@ def format_comparison(policies: Sequence[Measured]) -> str:
 
 def save_comparison(policies: Sequence[Measured], out: Path) -> None:
     """Writes `comparison.json` and `comparison.md`; other policies there are kept."""
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "comparison.json"
     merged = merge_measured(path, policies)
     save_record(path, {"policies": plain(merged)})
@@ -240,15 +239,6 @@ def save_comparison(policies: Sequence[Measured], out: Path) -> None:
         for (number, task), group in by_task(merged).items()
     ]
     (out / "comparison.md").write_text("\n".join(parts))
-
-
-def by_task(policies: Sequence[Measured]) -> dict[tuple[int, str], list[Measured]]:
-    """Policies by number of demonstrations and task."""
-    groups: dict[tuple[int, str], list[Measured]] = {}
-    for number, own in by_demonstrations(policies).items():
-        for policy in own:
-            groups.setdefault((number, policy.task), []).append(policy)
-    return groups
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.metrics import Rate, share
 from training.real_env import TASKS
 from training.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
+
+K = TypeVar("K")
 
 
 def contents(world_model: WorldModel) -> str:
@@ -108,9 +110,18 @@ def plain(policies: Iterable[Measured]) -> list[dict[str, Any]]:
 
 def by_demonstrations(policies: Iterable[Measured]) -> dict[int, list[Measured]]:
     """Policies by the number of demonstrations that their clones were made of, most first."""
-    groups: dict[int, list[Measured]] = {}
+    return _grouped(policies, lambda policy: policy.demonstrations)
+
+
+def by_task(policies: Iterable[Measured]) -> dict[tuple[int, str], list[Measured]]:
+    """Policies by that number and their task."""
+    return _grouped(policies, lambda policy: (policy.demonstrations, policy.task))
+
+
+def _grouped(policies: Iterable[Measured], of: Callable[[Measured], K]) -> dict[K, list[Measured]]:
+    groups: dict[K, list[Measured]] = {}
     for policy in sorted(policies, key=lambda p: p.key):
-        groups.setdefault(policy.demonstrations, []).append(policy)
+        groups.setdefault(of(policy), []).append(policy)
     return groups
 
 

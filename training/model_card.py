@@ -170,7 +170,8 @@ def read_agreement(table: Path | None, model: WorldModel) -> dict[str, Any] | No
     """
     if table is None:
         return None
-    if any(policy.world_model != contents(model) for policy in load_measured(table)):
+    own = contents(model)
+    if any(policy.world_model != own for policy in load_measured(table)):
         raise SettingsError(f"{table}: holds policies of another world model than the card's")
     told: dict[str, Any] = json.loads(table.read_text())["agreement"]
     return told

@@ -16,8 +16,8 @@ from typing import Any
 import tyro
 
 from training import command
-from training.compare import METHODS, by_task, format_comparison
-from training.measured import Measured, by_demonstrations, load_measured
+from training.compare import METHODS, format_comparison
+from training.measured import Measured, by_demonstrations, by_task, load_measured
 from training.policy_table import describe_agreement, format_table, make_rows
 from training.real_env import TASKS
 from training.reproduce import Args as TableArgs
