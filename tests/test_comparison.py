@@ -6,11 +6,13 @@ import dataclasses
 import itertools
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
@@ -182,3 +184,20 @@ def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> 
     assert f"{format_rate(share(12, 20))} (70) | 40 (50) | 80 (90) |" in table
     with pytest.raises(ValueError, match="methods"):
         compare.Args(methods=("magic",))
+
+
+def test_two_comparisons_at_once_lose_nothing(tmp_path: Path) -> None:
+    def add(seed: int) -> None:
+        one = Measured("hammer", 5, seed, "cloned", {}, "0123", 10, 5, 5)
+        compare.save_comparison([one], tmp_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(24)))
+    assert [p.seed for p in load_measured(tmp_path / "comparison.json")] == list(range(24))
+
+
+@pytest.mark.parametrize("command", [compare.Args, reproduce.Args])
+def test_one_task_is_a_task_too(command: type[reproduce.Args]) -> None:
+    assert tyro.cli(command, args=["--task", "hammer"]).tasks == ("hammer",)
+    with pytest.raises(ValueError, match="real_share"):
+        command(real_share=1.0)

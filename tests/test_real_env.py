@@ -10,17 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import needs_gl
 
 from training.real_env import (
     SPLIT_SEEDS,
     TASKS,
     RealEnvUnavailableError,
-    choose_gl_backend,
     require_real_env,
     split_seeds,
 )
-
-needs_gl = pytest.mark.skipif(choose_gl_backend() is None, reason="no GL library renders here")
 
 
 def test_splits_never_share_a_seed() -> None:

@@ -1,4 +1,4 @@
-"""Refinement at tiny size: PPO in imagination, its anchor, its judge, its trace."""
+"""Refinement at tiny size: PPO in imagination, its anchor, its judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import refine_policy, trace_refinement
+from training import refine_policy
 from training.anchor import DemonstrationAnchor
 from training.episodes import EpisodeError
 from training.judge import (
@@ -154,39 +154,6 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
         refine_policy.refine(
             short_run(cloned, tmp_path / "few", folder, episodes=episodes, demonstrations=90)
         )
-
-
-def test_a_trace_needs_snapshots_and_shows_what_was_chosen(cloned: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    points = [{"imagined_steps": steps, "judged": 0.5} for steps in (0, 100)]
-    (run / "curve.json").write_text(json.dumps({"task": "hammer", "kept": 100, "curve": points}))
-    (run / "settings.json").write_text(json.dumps({"demonstrations": 5, "seed": 0}))
-    with pytest.raises(FileNotFoundError, match="--snapshots"):
-        trace_refinement.trace(trace_refinement.Args((run,)), run)
-    measured = {"mean": 0.5, "low": 0.2, "high": 0.8}
-    report = {
-        "run": "refined",
-        "task": "hammer",
-        "demonstrations": 5,
-        "seed": 0,
-        "settings": {"episodes": 10},
-        "chosen": 100,
-        "best": 0,
-        "points": [{**point, "real": measured, "imagined": measured} for point in points],
-    }
-    for count in (1, 4):
-        picture = tmp_path / f"traces-{count}.png"
-        trace_refinement.plot([report] * count, picture)
-        assert picture.stat().st_size > 0
-    path = tmp_path / "traces.json"
-    for seed, best in ((1, 0), (0, 0), (1, 100)):
-        trace_refinement.merge(path, {**report, "seed": seed, "best": best})
-    runs = json.loads(path.read_text())["runs"]
-    assert [(run["seed"], run["best"]) for run in runs] == [(0, 0), (1, 100)]
-    with pytest.raises(ValueError, match="settings: hammer, seed 0"):
-        trace_refinement.merge(path, {**report, "seed": 2, "settings": {"episodes": 20}})
-    assert json.loads(path.read_text())["runs"] == runs
 
 
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ from training.measured import (
     require_one_recipe,
 )
 from training.policy import load_policy, save_policy
-from training.records import save_record
+from training.records import held, save_record
 from training.reproduce import (
     WORLDS,
     cell_folder,
@@ -61,7 +61,10 @@ class Args(TableArgs):
             actions are sampled.
     """
 
-    tasks: tuple[str, ...] = ("door-lock", "handle-pull")
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--task"])] = (
+        "door-lock",
+        "handle-pull",
+    )
     methods: tuple[str, ...] = ("all",)
     rollouts: int = 50
 
@@ -232,13 +235,14 @@ def format_comparison(policies: Sequence[Measured]) -> str:
 def save_comparison(policies: Sequence[Measured], out: Path) -> None:
     """Writes `comparison.json` and `comparison.md`; other policies there are kept."""
     path = out / "comparison.json"
-    merged = merge_measured(path, policies)
-    save_record(path, {"policies": plain(merged)})
-    parts = [
-        f"{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
-        for (number, task), group in by_task(merged).items()
-    ]
-    (out / "comparison.md").write_text("\n".join(parts))
+    with held(out):
+        merged = merge_measured(path, policies)
+        save_record(path, {"policies": plain(merged)})
+        parts = [
+            f"{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
+            for (number, task), group in by_task(merged).items()
+        ]
+        (out / "comparison.md").write_text("\n".join(parts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from training.measured import Measured, by_demonstrations, merge_measured, plain
 from training.metrics import Rate, policy_agreement
 from training.pictures import drawing
 from training.real_env import TASKS
-from training.records import save_record
+from training.records import held, save_record
 
 PUBLISHED = {
     "coffee-pull": (47, 68),
@@ -142,9 +142,11 @@ def save_table(policies: Sequence[Measured], out: Path) -> None:
         policies: Cloned and refined ones, each clone with what was made of it.
         out: The folder; made where it is missing.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "table.json"
-    merged = merge_measured(path, policies)
+    with held(out):
+        _save_table(merge_measured(out / "table.json", policies), out)
+
+
+def _save_table(merged: Sequence[Measured], out: Path) -> None:
     groups = {number: make_rows(group) for number, group in by_demonstrations(merged).items()}
     table: dict[str, Any] = {
         "policies": plain(merged),
@@ -158,7 +160,7 @@ def save_table(policies: Sequence[Measured], out: Path) -> None:
             [policy.task for policy in separate],
         )
         draw_scatter([_point(policy) for policy in separate], out / "policies.png")
-    save_record(path, table)
+    save_record(out / "table.json", table)
     parts = []
     for number, rows in groups.items():
         draw_table(rows, out / f"table-{number}.png")

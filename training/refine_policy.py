@@ -47,6 +47,7 @@ from training.settings import (
     keep_settings,
     require_above,
     require_at_least,
+    require_below_one,
     require_within,
 )
 from world4rl_gym.sb3 import ImaginedVecEnv
@@ -162,9 +163,7 @@ class Args:
         require_above(self, 0, *rates, "clip_range", "target_kl", "max_deviation", "saturation")
         require_within(self, 0, 1, "gamma", "gae_lambda", "least_gain")
         require_within(self, 0, 1, "max_deviation", "saturation")
-        for name in ("averaging", "real_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected in [0, 1), got {getattr(self, name)}")
+        require_below_one(self, "averaging", "real_share")
 
 
 def held_to(

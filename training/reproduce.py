@@ -1,7 +1,7 @@
 """Reproduces the table: cloned and refined policies of every task, imagined and real.
 
     python -m training.reproduce --tasks all --seeds 1
-    python -m training.reproduce --tasks door-lock --seeds 1      # one cell of it
+    python -m training.reproduce --task door-lock --seeds 1       # one cell of it
     python -m training.reproduce --first-seed 3 --seeds 2         # two seeds more
     python -m training.reproduce --demonstrations 5               # of few demonstrations
 
@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -30,7 +30,7 @@ from training.policy import load_policy, save_policy
 from training.policy_table import format_table, make_rows, save_table
 from training.real_env import TASKS, check_task, split_seeds
 from training.records import save_record
-from training.settings import keep_settings, require_at_least
+from training.settings import keep_settings, require_at_least, require_below_one
 from world4rl_gym.world_model import WorldModel
 
 WORLDS = ("real", "imagined")
@@ -68,7 +68,7 @@ class Args:
             and numbers of demonstrations is kept.
     """
 
-    tasks: tuple[str, ...] = ("all",)
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--task"])] = ("all",)
     seeds: int = 1
     first_seed: int = 0
     episodes: int = 100
@@ -95,6 +95,7 @@ class Args:
             self, 1, "seeds", "episodes", "demonstrations", "clone_steps", "refine_steps", "workers"
         )
         require_at_least(self, 0, "first_seed", "adapt_steps", "corrections")
+        require_below_one(self, "real_share")
 
     @property
     def every_seed(self) -> range:

@@ -39,6 +39,14 @@ def require_within(args: Any, least: float, most: float, *names: str) -> None:
             raise ValueError(f"{name}: expected within [{least}, {most}], got {value}")
 
 
+def require_below_one(args: Any, *names: str) -> None:
+    """Raises ValueError, naming the field, where one of these is outside [0, 1)."""
+    for name in names:
+        value = getattr(args, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: expected in [0, 1), got {value}")
+
+
 def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Writes the resolved arguments to `out`, or checks them against those written there.
 

@@ -3,7 +3,8 @@
     python -m training.refine_policy --policy runs/clone/hammer --out runs/refine/hammer --snapshots
     python -m training.trace_refinement --run runs/refine/* --episodes 50 --out runs/traces
 
-Every snapshot is evaluated in both worlds from the same starts (figure M5 of the trust figures).
+The clone and every snapshot are evaluated in both worlds from the same starts (figure M5 of the
+trust figures).
 Writes `traces.json` and `traces.png`, where other runs are kept; what is measured of a run is kept
 in its own folder too, as `trace.json`, and not measured again.
 """
@@ -26,7 +27,7 @@ from training.measured import contents
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
-from training.records import save_record
+from training.records import held, save_record
 from training.settings import SettingsError, require_at_least
 from world4rl_gym.world_model import WorldModel
 
@@ -59,18 +60,21 @@ class Args:
             raise ValueError("run: expected at least one folder")
 
 
-def trace(args: Args, run: Path) -> dict[str, Any]:
-    """Evaluates every snapshot of a run and returns the points, the chosen and the best one.
+def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
+    """Evaluates a run's clone and every snapshot; returns the points, the chosen and the best one.
+
+    A point whose `imagined_steps` is None is the clone, where refinement changed it before PPO;
+    so is a `chosen` or `best` that is None.
 
     Raises:
         FileNotFoundError: The run has no curve, or kept no snapshots.
+        PolicyError: Its clone is no longer where it was.
     """
     curve = json.loads((run / "curve.json").read_text())
     refined = json.loads((run / "settings.json").read_text())
-    world_model = WorldModel.from_pretrained(args.world_model)
     settings = traced_with(args, world_model)
     path = run / "trace.json"
-    known: dict[int, dict[str, Any]] = {}
+    known: dict[int | None, dict[str, Any]] = {}
     if path.exists():
         before = json.loads(path.read_text())
         if before["settings"] == settings:
@@ -84,21 +88,27 @@ def trace(args: Args, run: Path) -> dict[str, Any]:
         "settings": settings,
         "points": [],
     }
+    policies: list[tuple[int | None, float, Path]] = []
+    if curve["cloned"] is not None:
+        policies.append((None, curve["cloned"], Path(refined["policy"])))
     for measured in curve["curve"]:
         steps = measured["imagined_steps"]
+        snapshot = snapshot_path(run, steps)
+        if not snapshot.exists():
+            raise FileNotFoundError(f"{snapshot}: refine with --snapshots to keep it")
+        policies.append((steps, measured["judged"], snapshot))
+    for steps, judged, policy in policies:
         point = known.get(steps)
         if point is None:
-            snapshot = snapshot_path(run, steps)
-            if not snapshot.exists():
-                raise FileNotFoundError(f"{snapshot}: refine with --snapshots to keep it")
-            result = evaluate(snapshot, world_model, seeds, workers=args.workers)
-            point = {"imagined_steps": steps, "judged": measured["judged"], **result.record()}
+            result = evaluate(policy, world_model, seeds, workers=args.workers)
+            point = {"imagined_steps": steps, "judged": judged, **result.record()}
         report["points"].append(point)
         report["chosen"] = curve["kept"]
         report["best"] = max(report["points"], key=lambda p: p["real"]["mean"])["imagined_steps"]
         save_record(path, report)
         print(
-            f"{steps:7d} steps: real {format_rate(Rate(**point['real']))}, "
+            f"{'clone' if steps is None else f'{steps:5d} steps'}: "
+            f"real {format_rate(Rate(**point['real']))}, "
             f"imagined {format_rate(Rate(**point['imagined']))}",
             flush=True,
         )
@@ -129,12 +139,13 @@ def traced(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
     """Puts a run's report into a file, in the place of an older one of it, and returns them all."""
-    by_run = {
-        (-run["demonstrations"], run["task"], run["seed"], run["run"]): run
-        for run in [*traced(path, report["settings"]), report]
-    }
-    merged = [by_run[one] for one in sorted(by_run)]
-    save_record(path, {"runs": merged})
+    with held(path.parent):
+        by_run = {
+            (-run["demonstrations"], run["task"], run["seed"], run["run"]): run
+            for run in [*traced(path, report["settings"]), report]
+        }
+        merged = [by_run[one] for one in sorted(by_run)]
+        save_record(path, {"runs": merged})
     return merged
 
 
@@ -146,31 +157,30 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
         path, columns, rows, figsize=(4.2 * columns, 3.2 * rows), sharey=True, squeeze=False
     ) as grid:
         for axes, report in zip(grid.flat, reports, strict=False):
-            points = report["points"]
-            steps = [p["imagined_steps"] for p in points]
+            last = report["points"][-1]["imagined_steps"]
+            places = {p["imagined_steps"]: p["imagined_steps"] for p in report["points"]}
+            if None in places:  # the clone stands before PPO's beginning
+                places[None] = -last // 6
+                axes.set_xticks([places[None], 0, last], ["clone", 0, last])
+            at = list(places.values())
             for world, colour in (("real", "black"), ("imagined", "tab:blue")):
-                means = [100 * p[world]["mean"] for p in points]
-                axes.plot(steps, means, "o-", color=colour, label=world)
-                axes.fill_between(
-                    steps,
-                    [100 * p[world]["low"] for p in points],
-                    [100 * p[world]["high"] for p in points],
-                    color=colour,
-                    alpha=0.12,
+                low, means, high = (
+                    [100 * p[world][name] for p in report["points"]]
+                    for name in ("low", "mean", "high")
                 )
+                axes.plot(at, means, "o-", color=colour, label=world)
+                axes.fill_between(at, low, high, color=colour, alpha=0.12)
             for name, style in (("chosen", "-"), ("best", ":")):
-                if report[name] is not None:
-                    label = f"{name} policy"
-                    axes.axvline(report[name], linestyle=style, color="tab:red", label=label)
-            kept = ": the clone was kept" if report["chosen"] is None else ""
-            title = f"{report['task']} of {report['demonstrations']}, seed {report['seed']}{kept}"
+                axes.axvline(
+                    places[report[name]], linestyle=style, color="tab:red", label=f"{name} policy"
+                )
+            title = f"{report['task']} of {report['demonstrations']}, seed {report['seed']}"
             if report["run"] != "refined":
                 title = f"{report['run']}: {title}"
             axes.set(xlabel="imagined steps", ylim=(-3, 103))
             axes.set_title(title, fontsize="medium")
         grid[0, 0].set_ylabel("success, %")
-        chose = [report["chosen"] is not None for report in reports]
-        grid.flat[chose.index(True) if any(chose) else 0].legend(fontsize="small")
+        grid[0, 0].legend(fontsize="small")
         for axes in grid.flat[len(reports) :]:
             axes.set_visible(False)
 
@@ -178,11 +188,11 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
-    traced(
-        args.out / "traces.json", traced_with(args, WorldModel.from_pretrained(args.world_model))
-    )
+    world_model = WorldModel.from_pretrained(args.world_model)
+    path = args.out / "traces.json"
+    traced(path, traced_with(args, world_model))
     for run in args.run:
-        reports = merge(args.out / "traces.json", trace(args, run))
+        reports = merge(path, trace(args, world_model, run))
     plot(reports, args.out / "traces.png")
 
 
