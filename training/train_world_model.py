@@ -31,9 +31,15 @@ from tqdm import tqdm
 from training import command
 from training.averaging import update_ema
 from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
-from training.episodes import load_episodes, require_disjoint
+from training.episodes import BEHAVIOURS, load_episodes, require_disjoint
 from training.pictures import save_comparison, save_loss_curve
-from training.settings import SettingsError, keep_settings, require_above, require_at_least
+from training.settings import (
+    SettingsError,
+    keep_settings,
+    require_above,
+    require_at_least,
+    require_below_one,
+)
 from training.streams import StreamBatch, Streams
 from training.windows import Windows
 from world4rl_gym.components import load_component, save_component
@@ -50,6 +56,7 @@ class Args:
         out: Folder of checkpoints, logs, pictures and, at the end, `denoiser/`.
         episodes: Folder of episodes.
         tasks: Tasks to train on; none given means all found.
+        behaviours: Who acted in the episodes to train on; none given means anybody.
         steps: Optimizer steps of the schedule.
         until: Finish after this many of them; none given means all.
         batch_size: Frames predicted a step, over all processes.
@@ -77,6 +84,7 @@ class Args:
     out: Path
     episodes: Path = Path("data/episodes")
     tasks: tuple[str, ...] = ()
+    behaviours: tuple[str, ...] = ()
     steps: int = 34000
     until: int | None = None
     batch_size: int = 32
@@ -113,8 +121,10 @@ class Args:
             )
         if not 0 <= self.streams_from <= 1:
             raise ValueError(f"streams_from: expected within [0, 1], got {self.streams_from}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: expected within [0, 1), got {self.ema}")
+        for behaviour in self.behaviours:
+            if behaviour not in BEHAVIOURS:
+                raise ValueError(f"behaviours: expected {', '.join(BEHAVIOURS)}, got {behaviour!r}")
+        require_below_one(self, "ema")
 
 
 class DenoisingLoss(nn.Module):
@@ -187,7 +197,13 @@ def train(args: Args) -> Path:
     """
     accelerator = Accelerator(mixed_precision=args.precision)
     main_process = accelerator.is_main_process
-    episodes = load_episodes(args.episodes, "train", args.tasks or None, skip_bad=args.skip_bad)
+    episodes = load_episodes(
+        args.episodes,
+        "train",
+        args.tasks or None,
+        args.behaviours or BEHAVIOURS,
+        skip_bad=args.skip_bad,
+    )
     held_out = (
         load_episodes(args.episodes, "validation", args.tasks or None, skip_bad=args.skip_bad)
         if args.picture_every

@@ -1,0 +1,205 @@
+"""What does each kind of training episode buy? World models that differ in their episodes alone.
+
+    python -m training.compare_data --steps 4000 --out results
+
+A denoiser is trained from nothing for every mixture of episodes, each for as many steps, and
+measured on the same test episodes by the same reward head, that of a finished world model. Each
+becomes a world model of its own, `WORK/MIXTURE-SEED/world_model`, in which policies can be refined:
+`python -m training.reproduce --world-model ...`. Writes `data.json` and `data.md`; what is done is
+kept and skipped, and training resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from training import command, train_world_model
+from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
+from training.evaluate import format_rate
+from training.evaluate_world_model import GROUPS, evaluate_world_model
+from training.measured import contents
+from training.metrics import Rate
+from training.records import held, save_record
+from training.settings import SettingsError, require_at_least
+from world4rl_gym.components import load_component
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
+
+MIXTURES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "all": ("everything", BEHAVIOURS),
+    "no-random": ("without random actions", ("expert", "noisy-expert", "policy", "plan")),
+    "no-policy": ("without what policies played", ("expert", "noisy-expert", "random")),
+    "no-noisy-expert": ("without disturbed experts", ("expert", "policy", "plan", "random")),
+    "expert": ("experts alone", ("expert",)),
+}
+"""What each mixture is, and whose episodes it holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.compare_data`.
+
+    Attributes:
+        mixtures: Which of them, or "every-one".
+        seeds: Number of seeds, of weights, batches and noise.
+        first_seed: The first of them.
+        steps: Gradient steps of each denoiser.
+        episodes: Folder of episodes: those to train on, and the test episodes.
+        world_model: Folder or Hub id of the world model that lends its size, reward head and
+            initial frames; none given means the embedded one.
+        work: Folder of the trained world models.
+        out: Folder of `data.json` and `data.md`; what is there of other mixtures and seeds is kept.
+    """
+
+    mixtures: tuple[str, ...] = ("every-one",)
+    seeds: int = 1
+    first_seed: int = 0
+    steps: int = 4000
+    episodes: Path = Path("data/episodes")
+    world_model: str | None = None
+    work: Path = Path("runs/data")
+    out: Path = Path("results")
+
+    def __post_init__(self) -> None:
+        if self.mixtures == ("every-one",):
+            object.__setattr__(self, "mixtures", tuple(MIXTURES))
+        for mixture in self.mixtures:
+            if mixture not in MIXTURES:
+                raise ValueError(f"mixtures: expected {', '.join(MIXTURES)}, got {mixture!r}")
+        require_at_least(self, 1, "seeds", "steps")
+        require_at_least(self, 0, "first_seed")
+
+
+def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> WorldModel:
+    """Trains a mixture's denoiser, where that is not done, and puts it in the given one's place."""
+    folder = args.work / f"{mixture}-{seed}"
+    size = given.denoiser.config
+    settings = train_world_model.Args(
+        folder,
+        args.episodes,
+        given.config.tasks,
+        MIXTURES[mixture][1],
+        args.steps,
+        channels=size.channels,
+        layers_per_block=size.layers_per_block,
+        patch_size=size.patch_size,
+        picture_every=0,
+        seed=seed,
+    )
+    if not (folder / "denoiser").exists():
+        train_world_model.train(settings)
+    made = WorldModel(
+        load_component(folder, "denoiser", Denoiser, DenoiserConfig),
+        given.scheduler,
+        given.reward_head,
+        given.initial_frames,
+        dataclasses.replace(
+            given.config,
+            provenance={"mixture": mixture, "training_steps": args.steps, "seed": seed},
+        ),
+    )
+    if not (folder / "world_model").exists():
+        made.save_pretrained(folder / "world_model")
+    return made
+
+
+def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """M1 to M3 of a world model, as a row of the table."""
+    report, _ = evaluate_world_model(world_model, episodes, world_model.config.num_inference_steps)
+    last = str(max(int(frame) for frame in report["psnr"]))
+    probes = report["probes"].get("all")
+    return {
+        "frame": int(last),
+        "psnr": {g: report[g]["psnr"][last] for g in GROUPS if g in report},
+        **{name: report[name] for name in ("agreement", "false_success", "missed_success")},
+        "optimism": probes and {name: probes[name] for name in ("optimism", "low", "high")},
+    }
+
+
+def format_rows(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown, per cent and points with 95 % intervals."""
+    frame = rows[0]["frame"]
+    lines = [
+        f"| trained on | seed | PSNR@{frame}, policies | PSNR@{frame}, random | agreement "
+        "| false success (at most) | missed (at most) | optimism of probes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        false, missed = (
+            f"{100 * row[name]['rate']:.0f} % ({100 * row[name]['upper']:.0f} %)"
+            for name in ("false_success", "missed_success")
+        )
+        optimism = row["optimism"] and "{:+.0f} [{:+.0f}, {:+.0f}]".format(
+            *(100 * row["optimism"][name] for name in ("optimism", "low", "high"))
+        )
+        policy, random = (row["psnr"].get(group, math.nan) for group in GROUPS)
+        lines.append(
+            f"| {row['mixture']}: {MIXTURES[row['mixture']][0]} | {row['seed']} "
+            f"| {policy:.1f} | {random:.1f} "
+            f"| {format_rate(Rate(**row['agreement']))} | {false} | {missed} | {optimism or '-'} |"
+        )
+    return "\n".join(lines)
+
+
+def measured_with(args: Args, given: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """What rows must share to stand beside each other."""
+    return {"steps": args.steps, "world_model": contents(given), "test_episodes": len(episodes)}
+
+
+def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a file holds; none where it is missing.
+
+    Raises:
+        SettingsError: They were measured with other settings.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if record["settings"] != settings:
+        raise SettingsError(
+            f"{path}: settings: {record['settings']} there, {settings} now; choose another --out"
+        )
+    rows: list[dict[str, Any]] = record["rows"]
+    return rows
+
+
+def save_row(row: dict[str, Any], settings: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """Puts a row into `data.json` and `data.md`, in the place of an older one; returns all."""
+    path, order = out / "data.json", list(MIXTURES)
+    with held(out):
+        by_key = {
+            (order.index(one["mixture"]), one["seed"]): one
+            for one in [*known_rows(path, settings), row]
+        }
+        rows = [by_key[key] for key in sorted(by_key)]
+        save_record(path, {"settings": settings, "rows": rows})
+        write_whole(out / "data.md", (format_rows(rows) + "\n").encode())
+    return rows
+
+
+def main() -> None:
+    """Runs the command line."""
+    args = tyro.cli(Args, description=__doc__)
+    given = WorldModel.from_pretrained(args.world_model)
+    episodes = load_episodes(args.episodes, "test", given.config.tasks, (*BEHAVIOURS, *PROBES))
+    settings = measured_with(args, given, episodes)
+    rows = known_rows(args.out / "data.json", settings)
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for mixture in args.mixtures:
+            made = make_world_model(args, given, mixture, seed)
+            if not any((row["mixture"], row["seed"]) == (mixture, seed) for row in rows):
+                row = {"mixture": mixture, "seed": seed, **measure(made, episodes)}
+                rows = save_row(row, settings, args.out)
+                print(format_rows(rows), flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)
