@@ -110,6 +110,7 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     args = compare.Args(
         demonstrations=3,
         episodes_folder=write_episodes(tmp_path / "data"),
+        clone_steps=2,
         adapt_steps=2,
         corrections=2,
         real_share=0.0,
@@ -134,6 +135,11 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     assert not torch.equal(uncorrected.action_net.weight, found["adapted"].action_net.weight)
     ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
+    twins = load_policy(compare.METHODS["twins"][1](args, "push", 0))
+    first, second = twins.action_net.weight.chunk(2, dim=1)
+    expected = load_policy(cell / "cloned").action_net.weight / 2
+    assert torch.allclose(first, expected, rtol=1e-3, atol=1e-4)  # saved in half precision
+    assert not torch.allclose(second, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_cell_is_of_one_world_model_wherever_it_lies(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from training.policy import (
     GaussianCnnPolicy,
     PolicyConfig,
     PolicyError,
+    ensemble,
     load_policy,
     load_policy_config,
     make_policy,
@@ -160,23 +162,93 @@ def test_the_first_format_is_read(folder: Path, policy: GaussianCnnPolicy) -> No
     assert not (folder / "policy.safetensors").exists()
 
 
+def test_the_second_format_is_a_single_network(folder: Path, policy: GaussianCnnPolicy) -> None:
+    record = json.loads((folder / POLICY_FILE).read_text())
+    del record["members"]
+    (folder / POLICY_FILE).write_text(json.dumps({**record, "format_version": 2}))
+    assert equal(policy, GaussianCnnPolicy.from_pretrained(folder))
+    (folder / POLICY_FILE).write_text(json.dumps(record))
+    with pytest.raises(PolicyError, match="members"):
+        GaussianCnnPolicy.from_pretrained(folder)
+
+
+def test_an_ensembles_action_is_the_mean_of_its_members(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    policies = [make_policy(CONFIG) for _ in range(3)]
+    for number, policy in enumerate(policies):
+        policy.set_training_mode(False)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+            policy.log_std.fill_(-number)
+    frames = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+
+    def means(policy: GaussianCnnPolicy) -> torch.Tensor:
+        gaussian: Any = policy.get_distribution(frames).distribution
+        return gaussian.mean.detach()
+
+    two = ensemble(policies[:2])
+    three = ensemble([two, policies[2]])
+    apart = torch.stack([means(policy) for policy in policies])
+    assert apart.std(0).min() > 1e-3
+    assert torch.allclose(means(two), apart[:2].mean(0), atol=1e-2)
+    assert torch.allclose(means(three), apart.mean(0), atol=1e-2)
+    assert three.log_std.tolist() == pytest.approx([-1.0] * 3)
+    assert three.config == dataclasses.replace(CONFIG, members=3)
+    values = [policy.predict_values(frames) for policy in policies]
+    assert torch.allclose(three.predict_values(frames), torch.stack(values).mean(0), atol=1e-2)
+
+    three.save_pretrained(tmp_path / "three")
+    loaded = GaussianCnnPolicy.from_pretrained(tmp_path / "three")
+    assert loaded.config == three.config
+    assert torch.equal(means(loaded), means(three))
+    again = load_policy(tmp_path / "three")
+    assert equal(loaded, again)  # its critic, which is not in the file, is always the same one
+    policies[0].save_pretrained(tmp_path / "one")
+    sizes = [weights_of(tmp_path / name).stat().st_size for name in ("one", "three")]
+    assert sizes[1] < 3 * sizes[0]
+
+    with pytest.raises(PolicyError, match="kind"):
+        ensemble([policies[0], make_policy(dataclasses.replace(CONFIG, task="pull"))])
+    with pytest.raises(PolicyError, match="members: expected at most 8, got 9"):
+        ensemble([three] * 3)
+
+
+def test_ppo_goes_on_from_an_ensemble(tiny_world_model) -> None:
+    torch.manual_seed(1)
+    both = ensemble([make_policy(CONFIG), make_policy(CONFIG)])
+    env = ImaginedVecEnv(2, world_model=tiny_world_model, task="push")
+    arguments = {**policy_arguments(both.config), "share_features_extractor": False}
+    model = PPO(
+        GaussianCnnPolicy, env, n_steps=4, batch_size=8, n_epochs=1, policy_kwargs=arguments
+    )
+    model.policy.load_state_dict(both.state_dict(), strict=False)
+    before = model.policy.mlp_extractor.policy_net[0].weight.detach().clone()
+    model.learn(8)
+    assert isinstance(model.policy, GaussianCnnPolicy)
+    assert model.policy.config == both.config
+    assert not torch.equal(model.policy.mlp_extractor.policy_net[0].weight, before)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *[
             (field, value)
-            for field in ("frame_size", "action_size", "features", "hidden")
+            for field in ("frame_size", "action_size", "features", "hidden", "members")
             for value in (-1, 0, 10**9, 10**400, "16", True, None, 16.0, [16])
         ],
         ("frame_size", 24),
         ("frame_size", 32),
         ("action_size", 4),
         ("features", 17),
+        ("members", 2),
+        ("members", 9),
         ("task", ""),
         ("task", 7),
         ("task", "\n"),
         ("task", None),
-        ("format_version", 3),
+        ("format_version", 4),
         ("format_version", "2"),
         ("_class_name", "ActorCriticPolicy"),
         ("weights", "../../etc/passwd"),

@@ -23,7 +23,7 @@ from training.judge import (
     snapshot_path,
     split_starts,
 )
-from training.policy import actor_parameters, load_policy
+from training.policy import actor_parameters, ensemble, load_policy, save_policy
 from training.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
 
@@ -73,11 +73,12 @@ def test_refinement_runs_inside_the_world_model_and_keeps_the_best(
     for point in curve:
         load_policy(snapshot_path(args.out, point.imagined_steps))
     best = chosen(curve, args.least_gain)
-    assert record["kept"] == (
-        best.imagined_steps if gained(curve, record["cloned"], args.least_gain) else None
-    )
-    source = cloned if record["kept"] is None else snapshot_path(args.out, record["kept"])
-    ends = [actor_parameters(load_policy(folder)) for folder in (tmp_path / "refined", source)]
+    assert record["kept"] == best.imagined_steps
+    both = [load_policy(cloned), load_policy(snapshot_path(args.out, best.imagined_steps))]
+    assert not torch.equal(*(policy.action_net.weight for policy in both))
+    kept, expected = load_policy(tmp_path / "refined"), ensemble(both)
+    assert kept.config.members == 2
+    ends = [actor_parameters(policy) for policy in (kept, expected)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert {p.name: p.read_bytes() for p in cloned.iterdir()} == before
     with pytest.raises(SettingsError, match="seed"):
@@ -156,6 +157,16 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
         )
 
 
+def test_an_ensemble_of_too_many_is_refused_before_the_work(cloned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world_model"
+    make_tiny_world_model().save_pretrained(folder)
+    five = ensemble([load_policy(cloned)] * 5)
+    save_policy(five, five.config, tmp_path / "five")
+    with pytest.raises(SettingsError, match="--no-ensemble"):
+        refine_policy.refine(short_run(tmp_path / "five", tmp_path / "out", folder))
+    assert not (tmp_path / "out").exists()
+
+
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
     train, judge = split_starts(tiny_world_model, "push", 40)
     assert len(train) + len(judge) == 3
@@ -200,6 +211,7 @@ def test_the_clone_is_kept_unless_enough_was_gained_over_it(cloned: Path, tmp_pa
             adapt_steps=2,
             saturation=1.0,
             least_gain=least_gain,
+            ensemble=False,
         )
         refine_policy.refine(args)
         record = json.loads((out / "curve.json").read_text())

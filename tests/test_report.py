@@ -68,17 +68,17 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     told = json.loads((ROOT / "results" / "table.json").read_text())
     policies = [policy for policy in told["policies"] if policy["demonstrations"] == 5]
     for policy in policies:
-        policy["recipe"] = {**reproduce.Args().recipe, "corrections": 7}
+        policy["recipe"] = {**reproduce.Args().recipe, "corrections": 7, "ensemble": False}
     (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
     seeds = len({policy["seed"] for policy in policies})
-    flags = f"--seeds {seeds} --demonstrations 5 --corrections 7`"
+    flags = f"--seeds {seeds} --demonstrations 5 --corrections 7 --no-ensemble`"
     assert flags in report.policies_section(folder)
     for policy in policies:
         policy["seed"] = {0: 0, 1: 3}[policy["seed"]]
     some = [p for p in policies if p["seed"] == 0 or p["task"] in ("hammer", "soccer")]
     (folder / "table.json").write_text(json.dumps({**told, "policies": some}))
     text = report.policies_section(folder)
-    rest = "--demonstrations 5 --corrections 7`"
+    rest = "--demonstrations 5 --corrections 7 --no-ensemble`"
     assert f"`python -m training.reproduce --tasks all --seeds 1 {rest}" in text
     last = "--tasks soccer hammer --seeds 1 --first-seed 3"
     assert f"`python -m training.reproduce {last} {rest}" in text

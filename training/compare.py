@@ -29,7 +29,7 @@ from training.measured import (
     pooled,
     require_one_recipe,
 )
-from training.policy import load_policy, save_policy
+from training.policy import ensemble, load_policy, save_policy
 from training.records import held, save_record
 from training.reproduce import (
     WORLDS,
@@ -46,6 +46,9 @@ from training.reproduce import Args as TableArgs
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
+
+TWIN_SEED = 1_000_000
+"""What a second clone's seed is above the first's."""
 
 ROLLOUT_OFFSET = 60_000
 """Where in the training seeds the clone's rollouts begin."""
@@ -102,6 +105,18 @@ def _snapshot(refined: Path, imagined_steps: int, name: str) -> Path:
 def _longer(args: Args, task: str, seed: int) -> Path:
     steps = args.clone_steps + args.adapt_steps
     return clone_cell(args, task, seed, "longer", steps=steps)
+
+
+def _twins(args: Args, task: str, seed: int) -> Path:
+    out = cell_folder(args, task, seed) / "twins"
+    if not (out / "policy.json").exists():
+        clones = [
+            clone_cell(args, task, seed),
+            clone_cell(args, task, seed, "twin", seed=seed + TWIN_SEED),
+        ]
+        both = ensemble([load_policy(clone) for clone in clones])
+        save_policy(both, both.config, out, half=True)
+    return out
 
 
 def _fitted(name: str, **changes: Any) -> Callable[[Args, str, int], Path]:
@@ -171,6 +186,7 @@ def _td3_bc(args: Args, task: str, seed: int) -> Path:
 METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "cloned": ("the clone", clone_cell),
     "refined": ("refined in imagination, as in the table", refine_cell),
+    "twins": ("the ensemble of the clone and of one cloned with another seed", _twins),
     "longer": ("cloned for as many steps as both together", _longer),
     "adapted": (
         "fitted to demonstrations as imagined and corrected, whatever the judge says, without PPO",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from training.evaluate import imagined_outcomes
 from training.kl_ppo import KLPPO
-from training.policy import GaussianCnnPolicy, actor_parameters, save_policy
+from training.policy import GaussianCnnPolicy, actor_parameters, ensemble, save_policy
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
@@ -134,6 +134,8 @@ class Judge(BaseCallback):
         self.curve: list[Measurement] = []
         self.cloned: float | None = None
         """Judged success of the clone, where the curve begins with another policy."""
+        self.beside: GaussianCnnPolicy | None = None
+        """The clone, where its ensemble with the chosen policy is kept, whatever was gained."""
         self.finished = False
         self._outcomes: list[bool] = []
         self._began = time.monotonic()
@@ -142,7 +144,7 @@ class Judge(BaseCallback):
     @property
     def kept(self) -> Measurement | None:
         """The point whose policy is in `out`; None where that is the clone still."""
-        if not gained(self.curve, self.cloned, self.least_gain):
+        if self.beside is None and not gained(self.curve, self.cloned, self.least_gain):
             return None
         return chosen(self.curve, self.least_gain)
 
@@ -168,7 +170,8 @@ class Judge(BaseCallback):
         if self.snapshots:
             save_policy(self.average, config, snapshot_path(self.out, self.num_timesteps))
         if self.kept is self.curve[-1]:
-            save_policy(self.average, config, self.out)
+            kept = ensemble([self.beside, self.average]) if self.beside else self.average
+            save_policy(kept, kept.config, self.out)
         self.finished = judged >= self.saturation
 
     def _on_training_start(self) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ from world4rl_gym.hub import find_folder, upload
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
 from world4rl_gym.writing import write_whole
 
-POLICY_FORMAT = 2
+POLICY_FORMAT = 3
 POLICY_FILE = "policy.json"
 POLICY_FILES = (POLICY_FILE, "policy.safetensors", "policy-*.safetensors", "README.md")
 """What a policy's folder on the Hub may hold, as patterns; nothing else is downloaded."""
 
+MOST_MEMBERS = 8
+"""In an ensemble."""
 
 _MOST_WEIGHTS = 10_000_000
 """In the encoder's last layer, which is by far its largest."""
@@ -54,6 +56,7 @@ class PolicyConfig:
         action_size: Number of action components.
         features: Width of the encoder's output.
         hidden: Width of the actor's and of the critic's hidden layer.
+        members: Networks of that size side by side, whose mean actions are averaged.
 
     Raises:
         ValueError: A value is out of range; the message names the field.
@@ -64,6 +67,7 @@ class PolicyConfig:
     action_size: int = 4
     features: int = 128
     hidden: int = 128
+    members: int = 1
 
     def __post_init__(self) -> None:
         task = self.task
@@ -74,6 +78,7 @@ class PolicyConfig:
             "action_size": (1, 64),
             "features": (1, 1024),
             "hidden": (1, 1024),
+            "members": (1, MOST_MEMBERS),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -83,30 +88,55 @@ class PolicyConfig:
                 )
         if self.frame_size % 16:
             raise ValueError(f"frame_size: expected a multiple of 16, got {self.frame_size}")
-        if 64 * (self.frame_size // 16) ** 2 * self.features > _MOST_WEIGHTS:
+        if 64 * (self.frame_size // 16) ** 2 * self.features * self.members > _MOST_WEIGHTS:
             raise ValueError(
                 f"features: {self.features} are too many for frames of {self.frame_size} pixels"
             )
 
 
-class FrameEncoder(BaseFeaturesExtractor):
-    """Four strided convolutions and a linear layer: `(B, 3, H, W)` float in [0, 1] -> `(B, F)`."""
+class MemberLinear(nn.Linear):
+    """A linear layer for each member: `(B, M * I)` -> `(B, M * O)`; one member's is `nn.Linear`.
 
-    def __init__(self, observation_space: gym.spaces.Box, features_dim: int = 128) -> None:
-        super().__init__(observation_space, features_dim)
+    Each member's weights are rows of their own, so that members' tensors stand below each other.
+    """
+
+    def __init__(self, members: int, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, members * out_features)
+        self.members = members
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.members == 1:
+            return super().forward(inputs)
+        apart = inputs.unflatten(1, (self.members, -1))
+        weight = self.weight.unflatten(0, (self.members, -1))
+        return torch.einsum("bmi,moi->bmo", apart, weight).flatten(1) + self.bias
+
+
+class FrameEncoder(BaseFeaturesExtractor):
+    """Four strided convolutions and a linear layer: `(B, 3, H, W)` float in [0, 1] -> `(B, F)`.
+
+    Of several members, which share nothing, the outputs stand one after the other.
+    """
+
+    def __init__(
+        self, observation_space: gym.spaces.Box, features_dim: int = 128, members: int = 1
+    ) -> None:
+        width = members * features_dim
+        super().__init__(observation_space, width)
+        self.members = members
         side = observation_space.shape[1] // 16
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 4, stride=2, padding=1),
+            nn.Conv2d(3, 32 * members, 4, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2, padding=1),
+            nn.Conv2d(32 * members, 64 * members, 4, stride=2, padding=1, groups=members),
             nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.Conv2d(64 * members, 64 * members, 3, stride=2, padding=1, groups=members),
             nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.Conv2d(64 * members, 64 * members, 3, stride=2, padding=1, groups=members),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(64 * side * side, features_dim),
-            nn.LayerNorm(features_dim),
+            MemberLinear(members, 64 * side * side, features_dim),
+            nn.LayerNorm(width) if members == 1 else nn.GroupNorm(members, width),
             nn.Tanh(),
         )
 
@@ -128,12 +158,24 @@ class GaussianCnnPolicy(ActorCriticPolicy):
         **kwargs: As SB3's `ActorCriticPolicy`.
     """
 
+    features_extractor: FrameEncoder
+
     def __init__(self, *args: Any, task: str = "any", **kwargs: Any) -> None:
         self.task = task
         super().__init__(*args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "task": self.task}
+
+    def _build_mlp_extractor(self) -> None:
+        super()._build_mlp_extractor()
+        members = self.features_extractor.members
+        if members > 1:
+            assert isinstance(self.net_arch, dict)
+            features = self.features_extractor.features_dim // members
+            for net, name in (("policy_net", "pi"), ("value_net", "vf")):
+                layer = MemberLinear(members, features, self.net_arch[name][0] // members)
+                getattr(self.mlp_extractor, net)[0] = layer.to(self.device)
 
     def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Distribution:
         assert isinstance(self.action_dist, DiagGaussianDistribution)
@@ -145,12 +187,14 @@ class GaussianCnnPolicy(ActorCriticPolicy):
         """What it was built from."""
         assert isinstance(self.net_arch, dict)
         assert isinstance(self.action_space, gym.spaces.Box)
+        members = self.features_extractor.members
         return PolicyConfig(
             self.task,
             self.observation_space.shape[1],  # type: ignore[index]
             self.action_space.shape[0],
-            self.features_extractor.features_dim,
-            self.net_arch["pi"][0],
+            self.features_extractor.features_dim // members,
+            self.net_arch["pi"][0] // members,
+            members,
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -193,6 +237,7 @@ class GaussianCnnPolicy(ActorCriticPolicy):
             files = StrictFolder(folder)
             config, weights_file, digest = _read_record(files)
             with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # an ensemble's critic is not in its file
                 policy = make_policy(config)
             own = _weights(policy)
             shapes = {name: tuple(value.shape) for name, value in own.items()}
@@ -229,8 +274,8 @@ def policy_arguments(config: PolicyConfig) -> dict[str, Any]:
     """Returns the `policy_kwargs` that make SB3 build the same network as `make_policy`."""
     return {
         "features_extractor_class": FrameEncoder,
-        "features_extractor_kwargs": {"features_dim": config.features},
-        "net_arch": {"pi": [config.hidden], "vf": [config.hidden]},
+        "features_extractor_kwargs": {"features_dim": config.features, "members": config.members},
+        "net_arch": {name: [config.hidden * config.members] for name in ("pi", "vf")},
         "log_std_init": -1.0,
         "task": config.task,
     }
@@ -247,6 +292,44 @@ def make_policy(
         lr_schedule,
         **policy_arguments(config),
     )
+
+
+def ensemble(policies: Sequence[GaussianCnnPolicy]) -> GaussianCnnPolicy:
+    """One policy whose mean action is the mean of several's, all members counting alike.
+
+    Its log deviation is their mean as well. Policies trained apart err apart, so that their mean
+    errs less (Lakshminarayanan et al., arXiv 1612.01474, average networks of different seeds).
+
+    Args:
+        policies: Policies of one task and size.
+
+    Raises:
+        PolicyError: They differ in task or size, or have more than `MOST_MEMBERS` members.
+    """
+    configs = [dataclasses.replace(policy.config, members=1) for policy in policies]
+    counts = [policy.config.members for policy in policies]
+    total = sum(counts)
+    if any(config != configs[0] for config in configs):
+        raise PolicyError(f"ensemble: expected policies of one kind, got {configs}")
+    if total > MOST_MEMBERS:
+        raise PolicyError(f"members: expected at most {MOST_MEMBERS}, got {total}")
+    with torch.random.fork_rng(devices=[]):
+        made = make_policy(dataclasses.replace(configs[0], members=total))
+    own = [policy.state_dict() for policy in policies]
+    state = {}
+    for name in made.state_dict():
+        parts = [one[name] for one in own]
+        if name in ("action_net.weight", "value_net.weight"):
+            parts = [part * count / total for part, count in zip(parts, counts, strict=True)]
+            state[name] = torch.cat(parts, 1)
+        elif name in ("action_net.bias", "value_net.bias", "log_std"):
+            parts = [part * count / total for part, count in zip(parts, counts, strict=True)]
+            state[name] = torch.stack(parts).sum(0)
+        else:
+            state[name] = torch.cat(parts)
+    made.load_state_dict(state)
+    made.set_training_mode(False)
+    return made
 
 
 def actor_parameters(policy: ActorCriticPolicy) -> dict[str, nn.Parameter]:
@@ -346,9 +429,14 @@ def load_policy(folder: str | os.PathLike[str]) -> GaussianCnnPolicy:
 
 
 def _weights(policy: ActorCriticPolicy) -> dict[str, torch.Tensor]:
-    """The policy's weights, each once; SB3 lists the encoder that actor and critic share thrice."""
-    twins = ("pi_features_extractor.", "vf_features_extractor.")
-    return {k: v for k, v in policy.state_dict().items() if not k.startswith(twins)}
+    """The policy's weights, each once; SB3 lists the encoder that actor and critic share thrice.
+
+    Of an ensemble they are the actor's alone: what its members' critics foretold is not true of it.
+    """
+    left_out = ["pi_features_extractor.", "vf_features_extractor."]
+    if getattr(policy.features_extractor, "members", 1) > 1:
+        left_out += ["mlp_extractor.value_net.", "value_net."]
+    return {k: v for k, v in policy.state_dict().items() if not k.startswith(tuple(left_out))}
 
 
 def _read_record(files: StrictFolder) -> tuple[PolicyConfig, str, str | None]:
@@ -360,6 +448,8 @@ def _read_record(files: StrictFolder) -> tuple[PolicyConfig, str, str | None]:
         raise WorldModelError(
             f"{path}: format_version: this release reads 1 to {POLICY_FORMAT}, got {shown(version)}"
         )
+    if version < 3:  # every policy was a single network
+        record.setdefault("members", 1)
     if version == 1:  # weights under a fixed name, without a digest
         return make_config(PolicyConfig, record, path, None), "policy.safetensors", None
     weights_file, digest = record.pop("weights", None), record.pop("sha256", None)

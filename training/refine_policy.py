@@ -8,10 +8,11 @@ ones, and as it imagines them disturbed, each frame with the action that leads b
 
 What is judged is the imagined success of the mean action, from starts that the policy does not
 train on. Of PPO's policies, which are averages over updates, the one at which it was highest first
-is kept, provided that PPO gained enough of it to be believed; else the one that PPO began with; and
-of that and the clone it is the clone, unless enough was gained over it. Once that success
-saturates, the run ends, since what follows was measured to be drift; a clone that saturates at once
-is kept as it is, for imagination has nothing left to teach it. No real interaction is used.
+is kept, provided that PPO gained enough of it to be believed; else the one that PPO began with.
+What comes out is the ensemble of that one and the clone: imagination does not tell which of the two
+is better in truth, and their mean action is seldom far below either. Once judged success saturates,
+the run ends, since what follows was measured to be drift; a clone that saturates at once is kept as
+it is, for imagination has nothing left to teach it. No real interaction is used.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from training.imagined_demonstrations import corrections, replayed
 from training.judge import Judge, split_starts
 from training.kl_ppo import KLPPO
 from training.policy import (
+    MOST_MEMBERS,
     GaussianCnnPolicy,
     load_policy,
     load_policy_config,
@@ -82,8 +84,10 @@ class Args:
         judge_starts: Starts kept apart to measure it on.
         saturation: Imagined success at which the run ends.
         least_gain: Imagined success that PPO must gain for its policy to be kept, rather than the
-            one that it began with, and either over the clone, which is kept else; 60 starts cannot
-            tell less than .15 from chance.
+            one that it began with, and, without `ensemble`, either over the clone, which is kept
+            else; 60 starts cannot tell less than .15 from chance.
+        ensemble: Of a clone that was fitted anew, keep the ensemble with what it was before, which
+            averages their mean actions; else the new one alone, where it gained enough.
         episodes: Folder of the demonstrations that the policy stays close to; none given anchors it
             to nothing.
         demonstrations: How many of them.
@@ -133,6 +137,7 @@ class Args:
     judge_starts: int = 60
     saturation: float = 1.0
     least_gain: float = 0.15
+    ensemble: bool = True
     episodes: Path | None = None
     demonstrations: int = 50
     rollouts: bool = False
@@ -204,6 +209,11 @@ def refine(args: Args) -> Judge:
     for other in judges:
         check_policy_fits(args.policy, other)
     config = load_policy_config(args.policy)
+    if args.ensemble and 2 * config.members > MOST_MEMBERS:
+        raise SettingsError(
+            f"ensemble: of a policy of {config.members} members it would have more than "
+            f"{MOST_MEMBERS}; --no-ensemble keeps what was made of it alone"
+        )
     if args.displacements > config.action_size:
         raise SettingsError(
             f"displacements: expected at most the action's {config.action_size} dimensions, "
@@ -253,6 +263,7 @@ def refine(args: Args) -> Judge:
         )
         if args.adapt_steps:
             judge.cloned = success
+            judge.beside = load_policy(args.policy) if args.ensemble else None
             save_policy(cloned, config, args.out)
             anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
             average.load_state_dict(cloned.state_dict())

@@ -127,9 +127,17 @@ def _grids(policies: Sequence[Measured], name: str) -> list[tuple[set[str], str]
         given = {"first_seed": seeds[0], "demonstrations": one.demonstrations, **one.recipe}
         given["episodes"] = one.episodes
         changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
-        few = "".join(f" --{k.replace('_', '-')} {value}" for k, value in changed.items())
+        few = "".join(_flag(k, value) for k, value in changed.items())
         told.append((own, f" --seeds {len(seeds)}{few}"))
     return told
+
+
+def _flag(name: str, value: float) -> str:
+    """As a command line takes it, a blank before."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f" --{flag}" if value else f" --no-{flag}"
+    return f" --{flag} {value}"
 
 
 def fidelity_section(results: Path) -> str:

@@ -38,7 +38,7 @@ WORLDS = ("real", "imagined")
 STAGES = ("cloned", "refined")
 """The methods of `training.compare` that the table shows."""
 
-RECIPE = ("clone_steps", "adapt_steps", "corrections", "real_share", "refine_steps")
+RECIPE = ("clone_steps", "adapt_steps", "corrections", "real_share", "refine_steps", "ensemble")
 
 FIRST_TEST_SEED = 100_000
 """Where in the test split's seeds the table's episodes begin."""
@@ -61,6 +61,7 @@ class Args:
         corrections: Imagined corrections that it learns from in those.
         real_share: Part, at least, that real frames are of what it learns from in those.
         refine_steps: Imagined steps at most.
+        ensemble: Refined policies are ensembles with their clones.
         world_model: Folder or Hub id; none given means the embedded one.
         workers: Processes for real episodes.
         work: Folder of policies and of what was measured of them.
@@ -79,6 +80,7 @@ class Args:
     corrections: int = refine_policy.Args.corrections
     real_share: float = refine_policy.Args.real_share
     refine_steps: int = refine_policy.Args.steps
+    ensemble: bool = refine_policy.Args.ensemble
     world_model: str | None = None
     workers: int = 2
     work: Path = Path("runs/reproduce")
@@ -168,6 +170,7 @@ def clone_cell(
     seed: int,
     name: str = "cloned",
     episodes: Callable[[Any, str, int], Path] | None = None,
+    /,
     **changes: Any,
 ) -> Path:
     """Clones a cell's policy, where that is not done, and returns its folder.
@@ -202,6 +205,7 @@ def refine_cell(
     seed: int,
     name: str = "refined",
     episodes: Callable[[Any, str, int], Path] | None = None,
+    /,
     **changes: Any,
 ) -> Path:
     """Refines a cell's clone, where that is not done, and returns the policy's folder.
@@ -228,6 +232,7 @@ def refine_cell(
             adapt_steps=args.adapt_steps,
             corrections=args.corrections,
             real_share=args.real_share,
+            ensemble=args.ensemble,
             snapshots=True,
         )
         refine_policy.refine(dataclasses.replace(settings, **changes))
