@@ -30,6 +30,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "settings": {"episodes": 10},
         "chosen": None,
         "best": 0,
+        "ensemble": {"real": RATE, "imagined": RATE},
         "points": points,
         **changes,
     }
@@ -41,7 +42,7 @@ def write_run(run: Path, cloned: float | None, kept: int | None) -> Path:
     curve = [{"imagined_steps": 0, "judged": 0.5}]
     record = {"task": "door-lock", "cloned": cloned, "kept": kept, "curve": curve}
     (run / "curve.json").write_text(json.dumps(record))
-    settings = {"demonstrations": 5, "seed": 0, "policy": str(run / "cloned")}
+    settings = {"demonstrations": 5, "seed": 0, "policy": str(run / "cloned"), "ensemble": True}
     (run / "settings.json").write_text(json.dumps(settings))
     return run
 
@@ -55,26 +56,28 @@ def test_a_trace_needs_snapshots(tiny_world_model: WorldModel, tmp_path: Path) -
 @needs_gl
 def test_a_trace_begins_with_the_clone_and_measures_nothing_twice(tmp_path: Path) -> None:
     world_model = WorldModel.from_pretrained()
-    run = write_run(tmp_path / "run", 0.1, None)
+    run = write_run(tmp_path / "run", 0.1, 0)
     config = PolicyConfig("door-lock")
-    for folder in (run / "cloned", snapshot_path(run, 0)):
+    for folder in (run, run / "cloned", snapshot_path(run, 0)):
         save_policy(make_policy(config), config, folder)
     args = Args((run,), episodes=1, workers=1)
     first = trace(args, world_model, run)
     assert [point["imagined_steps"] for point in first["points"]] == [None, 0]
     assert [point["judged"] for point in first["points"]] == [0.1, 0.5]
-    assert (first["chosen"], first["best"]) == (None, None)
+    assert (first["chosen"], first["best"]) == (0, None)
+    assert first["ensemble"]["real"]["mean"] == 0
     kept = json.loads((run / "trace.json").read_text())
-    kept["points"][1]["real"]["mean"] = 1.0
+    kept["points"][1]["real"]["mean"] = kept["ensemble"]["real"]["mean"] = 1.0
     (run / "trace.json").write_text(json.dumps(kept))
     again = trace(args, world_model, run)
     assert again["points"] == kept["points"]
-    assert (again["chosen"], again["best"]) == (None, 0)
+    assert again["ensemble"] == kept["ensemble"]
+    assert (again["chosen"], again["best"]) == (0, 0)
 
 
 def test_traces_with_and_without_a_clone_before_ppo_are_drawn(tmp_path: Path) -> None:
     cloned = report()
-    saturated = report(chosen=0, points=cloned["points"][1:2])
+    saturated = report(chosen=0, points=cloned["points"][1:2], ensemble=None)
     for reports in ([cloned], [saturated], [cloned, saturated, cloned, saturated]):
         picture = tmp_path / f"{len(reports)}-{reports[0]['chosen']}.png"
         plot(reports, picture)

@@ -64,7 +64,8 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
     """Evaluates a run's clone and every snapshot; returns the points, the chosen and the best one.
 
     A point whose `imagined_steps` is None is the clone, where refinement changed it before PPO;
-    so is a `chosen` or `best` that is None.
+    so is a `chosen` or `best` that is None. `ensemble` is that of the clone and the chosen policy,
+    where the run kept it; else None.
 
     Raises:
         FileNotFoundError: The run has no curve, or kept no snapshots.
@@ -74,11 +75,10 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
     refined = json.loads((run / "settings.json").read_text())
     settings = traced_with(args, world_model)
     path = run / "trace.json"
-    known: dict[int | None, dict[str, Any]] = {}
-    if path.exists():
-        before = json.loads(path.read_text())
-        if before["settings"] == settings:
-            known = {point["imagined_steps"]: point for point in before["points"]}
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("settings") != settings:
+        before = {}
+    known = {point["imagined_steps"]: point for point in before.get("points", [])}
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
     report: dict[str, Any] = {
         "run": run.name,
@@ -87,6 +87,7 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
         "seed": refined["seed"],
         "settings": settings,
         "points": [],
+        "ensemble": before.get("ensemble"),
     }
     policies: list[tuple[int | None, float, Path]] = []
     if curve["cloned"] is not None:
@@ -112,6 +113,9 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
             f"imagined {format_rate(Rate(**point['imagined']))}",
             flush=True,
         )
+    if policies[0][0] is None and refined.get("ensemble") and report["ensemble"] is None:
+        report["ensemble"] = evaluate(run, world_model, seeds, workers=args.workers).record()
+        save_record(path, report)
     return report
 
 
@@ -170,6 +174,10 @@ def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
                 )
                 axes.plot(at, means, "o-", color=colour, label=world)
                 axes.fill_between(at, low, high, color=colour, alpha=0.12)
+                if report["ensemble"]:
+                    mean = 100 * report["ensemble"][world]["mean"]
+                    label = f"{world}, ensemble of clone and chosen"
+                    axes.plot(places[report["chosen"]], mean, "*", ms=13, color=colour, label=label)
             for name, style in (("chosen", "-"), ("best", ":")):
                 axes.axvline(
                     places[report[name]], linestyle=style, color="tab:red", label=f"{name} policy"
