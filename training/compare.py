@@ -47,9 +47,6 @@ from training.settings import keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 
-TWIN_SEED = 1_000_000
-"""What a second clone's seed is above the first's."""
-
 ROLLOUT_OFFSET = 60_000
 """Where in the training seeds the clone's rollouts begin."""
 
@@ -110,10 +107,7 @@ def _longer(args: Args, task: str, seed: int) -> Path:
 def _twins(args: Args, task: str, seed: int) -> Path:
     out = cell_folder(args, task, seed) / "twins"
     if not (out / "policy.json").exists():
-        clones = [
-            clone_cell(args, task, seed),
-            clone_cell(args, task, seed, "twin", seed=seed + TWIN_SEED),
-        ]
+        clones = [clone_cell(args, task, one) for one in (seed, seed + 1)]
         both = ensemble([load_policy(clone) for clone in clones])
         save_policy(both, both.config, out, half=True)
     return out
@@ -186,7 +180,7 @@ def _td3_bc(args: Args, task: str, seed: int) -> Path:
 METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "cloned": ("the clone", clone_cell),
     "refined": ("refined in imagination, as in the table", refine_cell),
-    "twins": ("the ensemble of the clone and of one cloned with another seed", _twins),
+    "twins": ("the ensemble of the clone and of the next seed's", _twins),
     "longer": ("cloned for as many steps as both together", _longer),
     "adapted": (
         "fitted to demonstrations as imagined and corrected, whatever the judge says, without PPO",
@@ -294,7 +288,7 @@ def main() -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     plans = planned(args, world_model, args.methods)
     require_one_recipe(args.out / "comparison.json", plans)
-    claim(args, world_model)
+    claim(dataclasses.replace(args, seeds=args.seeds + ("twins" in args.methods)), world_model)
     claim_rollouts(args)
     made = []
     for plan in plans:

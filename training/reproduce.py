@@ -170,7 +170,6 @@ def clone_cell(
     seed: int,
     name: str = "cloned",
     episodes: Callable[[Any, str, int], Path] | None = None,
-    /,
     **changes: Any,
 ) -> Path:
     """Clones a cell's policy, where that is not done, and returns its folder.
@@ -205,7 +204,6 @@ def refine_cell(
     seed: int,
     name: str = "refined",
     episodes: Callable[[Any, str, int], Path] | None = None,
-    /,
     **changes: Any,
 ) -> Path:
     """Refines a cell's clone, where that is not done, and returns the policy's folder.
