@@ -183,7 +183,7 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
     "twins": ("the ensemble of the clone and of the next seed's", _twins),
     "longer": ("cloned for as many steps as both together", _longer),
     "adapted": (
-        "fitted to demonstrations as imagined and corrected, whatever the judge says, without PPO",
+        "fitted to demonstrations as imagined and corrected, without the clone beside, without PPO",
         _adapted,
     ),
     "uncorrected": ("so fitted without corrections", _fitted("uncorrected", corrections=0)),
@@ -192,7 +192,7 @@ METHODS: dict[str, tuple[str, Callable[[Args, str, int], Path]]] = {
         _fitted("unrepeated", real_share=0.0),
     ),
     "unadapted": ("PPO from the clone as it is", _unadapted),
-    "last": ("PPO's last policy, not the one that the judge kept", _last),
+    "last": ("PPO's last policy, alone", _last),
     "no-anchor": (
         "PPO's last policy without gradient steps on demonstrations",
         _ppo("no-anchor", anchor_steps=0),
