@@ -311,6 +311,7 @@ def main() -> None:
         ("" if judge.cloned is None else f"imagined success of the clone {judge.cloned:.2f}; ")
         + f"{judge.curve[0].judged:.2f} before PPO; kept is "
         + (f"{kept.judged:.2f} of {kept.imagined_steps} imagined steps" if kept else "the clone")
+        + (", in an ensemble with the clone" if judge.beside else "")
         + f"; {last.imagined_steps} imagined in {last.seconds:.0f} s"
     )
 
