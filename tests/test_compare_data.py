@@ -48,7 +48,10 @@ def test_world_models_differ_in_their_denoisers_alone(
     assert json.loads((tmp_path / "out" / "data.json").read_text()) == record
     table = (tmp_path / "out" / "data.md").read_text()
     assert "| no-random: without random actions | 0 |" in table
-    with pytest.raises(SettingsError, match="steps"):
+    with pytest.raises(SettingsError, match="data.json: settings: .*steps"):
+        run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")
+    (tmp_path / "out" / "data.json").unlink()
+    with pytest.raises(SettingsError, match="steps: 2 there, 3 now"):
         run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")
 
 

@@ -27,7 +27,7 @@ from training.evaluate_world_model import GROUPS, evaluate_world_model
 from training.measured import contents
 from training.metrics import Rate
 from training.records import held, save_record
-from training.settings import SettingsError, require_at_least
+from training.settings import SettingsError, keep_settings, require_at_least
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.world_model import WorldModel
@@ -79,7 +79,11 @@ class Args:
 
 
 def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> WorldModel:
-    """Trains a mixture's denoiser, where that is not done, and puts it in the given one's place."""
+    """Trains a mixture's denoiser, where that is not done, and puts it in the given one's place.
+
+    Raises:
+        SettingsError: Its folder holds one that was trained with other settings.
+    """
     folder = args.work / f"{mixture}-{seed}"
     size = given.denoiser.config
     settings = train_world_model.Args(
@@ -94,6 +98,7 @@ def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> 
         picture_every=0,
         seed=seed,
     )
+    keep_settings(settings, folder, leave_out=("until",))  # as training does, where there is none
     if not (folder / "denoiser").exists():
         train_world_model.train(settings)
     made = WorldModel(
@@ -106,8 +111,7 @@ def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> 
             provenance={"mixture": mixture, "training_steps": args.steps, "seed": seed},
         ),
     )
-    if not (folder / "world_model").exists():
-        made.save_pretrained(folder / "world_model")
+    made.save_pretrained(folder / "world_model")
     return made
 
 
