@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from training.policy import PolicyConfig, make_policy, save_policy
-from training.real_env import choose_gl_backend
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.reward import RewardHead, RewardHeadConfig
@@ -21,8 +20,6 @@ torch.set_num_threads(2)
 
 SIZE, LENGTH, ACTIONS = 16, 4, 3
 TASKS = ("push", "pull")
-
-needs_gl = pytest.mark.skipif(choose_gl_backend() is None, reason="no GL library renders here")
 
 
 def make_tiny_world_model(

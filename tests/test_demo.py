@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import imageio.v3 as iio
-import pytest
-
-from training.real_env import choose_gl_backend
+from gl import needs_gl
 
 
 def run_demo(out: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +22,7 @@ def run_demo(out: Path, *flags: str, **environment: str) -> subprocess.Completed
     )
 
 
-@pytest.mark.skipif(choose_gl_backend() is None, reason="no GL library renders here")
+@needs_gl
 def test_the_demo_reports_both_worlds(tmp_path: Path) -> None:
     ran = run_demo(tmp_path, "--task", "door-lock")
     assert ran.returncode == 0, ran.stderr

@@ -222,7 +222,7 @@ def test_ppo_goes_on_from_an_ensemble(tiny_world_model) -> None:
     model = PPO(
         GaussianCnnPolicy, env, n_steps=4, batch_size=8, n_epochs=1, policy_kwargs=arguments
     )
-    model.policy.load_state_dict(both.state_dict(), strict=False)
+    model.policy.load_state_dict(both.state_dict())
     before = model.policy.mlp_extractor.policy_net[0].weight.detach().clone()
     model.learn(8)
     assert isinstance(model.policy, GaussianCnnPolicy)

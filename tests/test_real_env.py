@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import needs_gl
+from gl import needs_gl
 
 from training.real_env import (
     SPLIT_SEEDS,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import needs_gl
+from gl import needs_gl
 
 from training.judge import snapshot_path
 from training.policy import PolicyConfig, make_policy, save_policy

@@ -319,12 +319,9 @@ def ensemble(policies: Sequence[GaussianCnnPolicy]) -> GaussianCnnPolicy:
     state = {}
     for name in made.state_dict():
         parts = [one[name] for one in own]
-        if name in ("action_net.weight", "value_net.weight"):
+        if name == "log_std" or name.startswith(("action_net.", "value_net.")):  # what is averaged
             parts = [part * count / total for part, count in zip(parts, counts, strict=True)]
-            state[name] = torch.cat(parts, 1)
-        elif name in ("action_net.bias", "value_net.bias", "log_std"):
-            parts = [part * count / total for part, count in zip(parts, counts, strict=True)]
-            state[name] = torch.stack(parts).sum(0)
+            state[name] = torch.cat(parts, 1) if parts[0].ndim > 1 else torch.stack(parts).sum(0)
         else:
             state[name] = torch.cat(parts)
     made.load_state_dict(state)

@@ -113,7 +113,8 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
             f"imagined {format_rate(Rate(**point['imagined']))}",
             flush=True,
         )
-    if policies[0][0] is None and refined.get("ensemble") and report["ensemble"] is None:
+    handed_out = curve["cloned"] is not None and refined.get("ensemble")
+    if handed_out and report["ensemble"] is None:
         report["ensemble"] = evaluate(run, world_model, seeds, workers=args.workers).record()
         save_record(path, report)
     return report

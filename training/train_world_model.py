@@ -39,6 +39,7 @@ from training.settings import (
     require_above,
     require_at_least,
     require_below_one,
+    require_within,
 )
 from training.streams import StreamBatch, Streams
 from training.windows import Windows
@@ -119,8 +120,7 @@ class Args:
             raise ValueError(
                 f"streams: expected at least batch_size ({self.batch_size}), got {self.streams}"
             )
-        if not 0 <= self.streams_from <= 1:
-            raise ValueError(f"streams_from: expected within [0, 1], got {self.streams_from}")
+        require_within(self, 0, 1, "streams_from")
         for behaviour in self.behaviours:
             if behaviour not in BEHAVIOURS:
                 raise ValueError(f"behaviours: expected {', '.join(BEHAVIOURS)}, got {behaviour!r}")
