@@ -47,7 +47,7 @@ def test_world_models_differ_in_their_denoisers_alone(
     run(tmp_path, monkeypatch, "--steps", "2", "--mixtures", "all")
     assert json.loads((tmp_path / "out" / "data.json").read_text()) == record
     table = (tmp_path / "out" / "data.md").read_text()
-    assert "| no-random: without random actions | 0 |" in table
+    assert "| no-random: without random actions | 12 | 0 |" in table
     with pytest.raises(SettingsError, match="data.json: settings: .*steps"):
         run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")
     (tmp_path / "out" / "data.json").unlink()

@@ -7,54 +7,21 @@ export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
 run() { .venv/bin/python -m "training.$1" "${@:2}"; }
 tasks="coffee-pull soccer hammer door-lock lever-pull handle-pull"
 
-# Experts, disturbed experts, and random actions (drawn anew each decision, or held for five).
-run collect_episodes --behaviour expert --episodes 50
-run collect_episodes --behaviour noisy-expert --episodes 40 --seed-offset 10000 --hold 4
-# A disturbance held throughout makes the hand pass beside what it should touch: near-misses.
-run collect_episodes --behaviour noisy-expert --episodes 30 --seed-offset 12000 --hold 50
-run collect_episodes --behaviour random --episodes 15 --seed-offset 20000
-run collect_episodes --behaviour random --episodes 25 --seed-offset 21000 --hold 5
-for split in validation test; do
-  run collect_episodes --behaviour expert --episodes 10 --split $split
-  run collect_episodes --behaviour random --episodes 10 --seed-offset 20000 --split $split
-  run collect_episodes --behaviour noisy-expert --episodes 10 --seed-offset 10000 --hold 4 \
-    --split $split
-done
+training/collect_default.sh
 run collect_episodes --behaviour start --episodes 400 --seed-offset 50000
 
-# Cloned policies of three strengths, sampled and deterministic, so that failures are covered; of
-# the weakest, which are what users refine, also what refinement in an earlier world model made of
-# them: that is where a policy goes that exploits imagination.
-clone() {
-  [ -e "runs/$1/$2/policy.json" ] ||
-    run clone_policy --task "$2" --out "runs/$1/$2" --demonstrations "$3" --steps "$4" "${@:5}"
-}
+# Of the weakest clones, which are what users refine, also what refinement in an earlier world model
+# made of them: that is where a policy goes that exploits imagination.
 for task in $tasks; do
-  clone clone-5 "$task" 5 1000 --episodes world4rl_gym/assets/demonstrations
-  clone clone-10 "$task" 10 800
-  clone clone-50 "$task" 50 1500
   [ -e "runs/refined-5/$task/curve.json" ] ||
     run refine_policy --policy "runs/clone-5/$task" --out "runs/refined-5/$task" \
       --episodes world4rl_gym/assets/demonstrations --demonstrations 5
 done
 rollouts() { run collect_episodes --behaviour policy --policy "runs/$1/{task}" "${@:2}"; }
-rollouts clone-10 --episodes 40 --seed-offset 30000
-rollouts clone-10 --episodes 30 --seed-offset 31000 --deterministic
-rollouts clone-50 --episodes 45 --seed-offset 32000
-rollouts clone-50 --episodes 35 --seed-offset 33000 --deterministic
-rollouts clone-5 --episodes 30 --seed-offset 40000
-rollouts clone-5 --episodes 20 --seed-offset 40500 --deterministic
 rollouts refined-5 --episodes 30 --seed-offset 41000 --deterministic
 rollouts refined-5 --episodes 20 --seed-offset 41500
 rollouts refined-5 --episodes 10 --seed-offset 41000 --deterministic --split validation
 rollouts clone-5 --episodes 50 --seed-offset 200000 --deterministic --split validation
-for split in validation test; do
-  rollouts clone-10 --episodes 10 --seed-offset 30000 --split $split
-  rollouts clone-50 --episodes 10 --seed-offset 32000 --split $split --deterministic
-done
-for probe in zero open-gripper reversed shuffled; do
-  run collect_episodes --behaviour $probe --episodes 10 --split test
-done
 
 # One process a core is a sixth faster than one process on both.
 ACCELERATE_USE_CPU=1 OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone \

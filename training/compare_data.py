@@ -115,6 +115,11 @@ def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> 
     return made
 
 
+def count(args: Args, given: WorldModel, mixture: str) -> int:
+    """How many episodes a mixture trains on."""
+    return len(load_episodes(args.episodes, "train", given.config.tasks, MIXTURES[mixture][1]))
+
+
 def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
     """M1 to M3 of a world model, as a row of the table."""
     report, _ = evaluate_world_model(world_model, episodes, world_model.config.num_inference_steps)
@@ -132,9 +137,9 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as Markdown, per cent and points with 95 % intervals."""
     frame = rows[0]["frame"]
     lines = [
-        f"| trained on | seed | PSNR@{frame}, policies | PSNR@{frame}, random | agreement "
-        "| false success (at most) | missed (at most) | optimism of probes |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| trained on | episodes | seed | PSNR@{frame}, policies | PSNR@{frame}, random "
+        "| agreement | false success (at most) | missed (at most) | optimism of probes |",
+        "|---" * 9 + "|",
     ]
     for row in rows:
         false, missed = (
@@ -146,8 +151,8 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
         )
         policy, random = (row["psnr"].get(group, math.nan) for group in GROUPS)
         lines.append(
-            f"| {row['mixture']}: {MIXTURES[row['mixture']][0]} | {row['seed']} "
-            f"| {policy:.1f} | {random:.1f} "
+            f"| {row['mixture']}: {MIXTURES[row['mixture']][0]} | {row['episodes']} "
+            f"| {row['seed']} | {policy:.1f} | {random:.1f} "
             f"| {format_rate(Rate(**row['agreement']))} | {false} | {missed} | {optimism or '-'} |"
         )
     return "\n".join(lines)
@@ -200,7 +205,8 @@ def main() -> None:
         for mixture in args.mixtures:
             made = make_world_model(args, given, mixture, seed)
             if not any((row["mixture"], row["seed"]) == (mixture, seed) for row in rows):
-                row = {"mixture": mixture, "seed": seed, **measure(made, episodes)}
+                about = {"mixture": mixture, "seed": seed, "episodes": count(args, given, mixture)}
+                row = {**about, **measure(made, episodes)}
                 rows = save_row(row, settings, args.out)
                 print(format_rows(rows), flush=True)
 
