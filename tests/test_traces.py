@@ -11,7 +11,8 @@ from gl import needs_gl
 
 from training.judge import snapshot_path
 from training.policy import PolicyConfig, make_policy, save_policy
-from training.trace_refinement import Args, merge, plot, trace
+from training.rows import save_row
+from training.trace_refinement import Args, place, plot, trace
 from world4rl_gym.world_model import WorldModel
 
 RATE = {"mean": 0.5, "low": 0.2, "high": 0.8}
@@ -27,7 +28,6 @@ def report(**changes: Any) -> dict[str, Any]:
         "task": "hammer",
         "demonstrations": 5,
         "seed": 0,
-        "settings": {"episodes": 10},
         "chosen": None,
         "best": 0,
         "ensemble": {"real": RATE, "imagined": RATE},
@@ -87,9 +87,5 @@ def test_traces_with_and_without_a_clone_before_ppo_are_drawn(tmp_path: Path) ->
 def test_a_run_takes_the_place_of_its_older_trace(tmp_path: Path) -> None:
     path = tmp_path / "traces.json"
     for seed, best in ((1, 0), (0, 0), (1, 100)):
-        merge(path, report(seed=seed, best=best))
-    runs = json.loads(path.read_text())["runs"]
-    assert [(run["seed"], run["best"]) for run in runs] == [(0, 0), (1, 100)]
-    with pytest.raises(ValueError, match="settings: hammer, seed 0"):
-        merge(path, report(seed=2, settings={"episodes": 20}))
-    assert json.loads(path.read_text())["runs"] == runs
+        rows = save_row(path, {"episodes": 10}, report(seed=seed, best=best), place)
+    assert [(run["seed"], run["best"]) for run in rows] == [(0, 0), (1, 100)]

@@ -1,33 +1,35 @@
 """What does each kind of training episode buy? World models that differ in their episodes alone.
 
-    python -m training.compare_data --steps 4000 --out results
+    training/collect_default.sh
+    python -m training.compare_data --steps 4000 --refine lever-pull door-lock --out results
 
 A denoiser is trained from nothing for every mixture of episodes, each for as many steps, and
 measured on the same test episodes by the same reward head, that of a finished world model. Each
-becomes a world model of its own, `WORK/MIXTURE-SEED/world_model`, in which policies can be refined:
-`python -m training.reproduce --world-model ...`. Writes `data.json` and `data.md`; what is done is
-kept and skipped, and training resumes.
+becomes a world model of its own, `WORK/MIXTURE-SEED/world_model`, in which clones are refined and
+measured as `training.reproduce` does. Writes `data.json` and `data.md`; what is done is kept and
+skipped, and training resumes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
-from training import command, train_world_model
+from training import command, reproduce, train_world_model
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.evaluate import format_rate
 from training.evaluate_world_model import GROUPS, evaluate_world_model
-from training.measured import contents
+from training.measured import Measured, contents, from_plain, merged, plain
 from training.metrics import Rate
-from training.records import held, save_record
-from training.settings import SettingsError, keep_settings, require_at_least
+from training.real_env import check_task
+from training.rows import Row, load_rows, save_row
+from training.settings import keep_settings, require_at_least
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.world_model import WorldModel
@@ -55,7 +57,10 @@ class Args:
         episodes: Folder of episodes: those to train on, and the test episodes.
         world_model: Folder or Hub id of the world model that lends its size, reward head and
             initial frames; none given means the embedded one.
-        work: Folder of the trained world models.
+        refine: Tasks whose clones are refined in each of the world models.
+        policy_seeds: Number of seeds of those clones and of their refinement.
+        first_policy_seed: The first of them.
+        work: Folder of the trained world models and of the policies.
         out: Folder of `data.json` and `data.md`; what is there of other mixtures and seeds is kept.
     """
 
@@ -65,6 +70,9 @@ class Args:
     steps: int = 4000
     episodes: Path = Path("data/episodes")
     world_model: str | None = None
+    refine: tuple[str, ...] = ()
+    policy_seeds: int = 2
+    first_policy_seed: int = 0
     work: Path = Path("runs/data")
     out: Path = Path("results")
 
@@ -74,8 +82,10 @@ class Args:
         for mixture in self.mixtures:
             if mixture not in MIXTURES:
                 raise ValueError(f"mixtures: expected {', '.join(MIXTURES)}, got {mixture!r}")
-        require_at_least(self, 1, "seeds", "steps")
-        require_at_least(self, 0, "first_seed")
+        for task in self.refine:
+            check_task(task)
+        require_at_least(self, 1, "seeds", "steps", "policy_seeds")
+        require_at_least(self, 0, "first_seed", "first_policy_seed")
 
 
 def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> WorldModel:
@@ -133,7 +143,26 @@ def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, A
     }
 
 
-def format_rows(rows: Sequence[dict[str, Any]]) -> str:
+def policy_args(args: Args, mixture: str, seed: int) -> reproduce.Args:
+    """How policies are made in a mixture's world model: by the table's recipe."""
+    folder = args.work / f"{mixture}-{seed}"
+    return reproduce.Args(
+        args.refine,
+        args.policy_seeds,
+        args.first_policy_seed,
+        world_model=str(folder / "world_model"),
+        work=folder / "policies",
+    )
+
+
+def make_policies(args: reproduce.Args, world_model: WorldModel) -> list[Measured]:
+    """Clones and what refinement made of them, measured; what is done is kept."""
+    reproduce.claim(args, world_model)
+    cells = ((task, seed) for task in args.tasks for seed in args.every_seed)
+    return [one for cell in cells for one in reproduce.make_cell(args, world_model, *cell)]
+
+
+def format_rows(rows: Sequence[Row]) -> str:
     """The rows as Markdown, per cent and points with 95 % intervals."""
     frame = rows[0]["frame"]
     lines = [
@@ -158,40 +187,46 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def format_refined(rows: Sequence[Row]) -> str:
+    """Policies refined in each world model as Markdown: real success before and after, in per cent.
+
+    Success of the refined policy as imagined in that world model stands in brackets; "" where
+    nothing was refined.
+    """
+    refined = [(row, from_plain(row["policies"])) for row in rows if row["policies"]]
+    keys = sorted({(p.task, p.seed) for _, made in refined for p in made})
+    if not keys:
+        return ""
+    head = ["refined in", *(f"{task}, seed {seed}" for task, seed in keys), "mean change"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row, made in refined:
+        cells, changes = {}, []
+        for key in keys:
+            own = {p.method: p for p in made if (p.task, p.seed) == key}
+            if own:
+                before, after = (100 * own[stage].rate("real").mean for stage in reproduce.STAGES)
+                imagined = 100 * own["refined"].rate("imagined").mean
+                cells[key] = f"{before:.0f} → {after:.0f} ({imagined:.0f})"
+                changes.append(after - before)
+        told = [cells.get(key, "-") for key in keys]
+        name = f"{row['mixture']}-{row['seed']}"
+        lines.append(f"| {name} | " + " | ".join([*told, f"{np.mean(changes):+.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def format_data(rows: Sequence[Row]) -> str:
+    """Both tables."""
+    return "\n\n".join(table for table in (format_rows(rows), format_refined(rows)) if table)
+
+
 def measured_with(args: Args, given: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
     """What rows must share to stand beside each other."""
     return {"steps": args.steps, "world_model": contents(given), "test_episodes": len(episodes)}
 
 
-def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a file holds; none where it is missing.
-
-    Raises:
-        SettingsError: They were measured with other settings.
-    """
-    if not path.exists():
-        return []
-    record = json.loads(path.read_text())
-    if record["settings"] != settings:
-        raise SettingsError(
-            f"{path}: settings: {record['settings']} there, {settings} now; choose another --out"
-        )
-    rows: list[dict[str, Any]] = record["rows"]
-    return rows
-
-
-def save_row(row: dict[str, Any], settings: dict[str, Any], out: Path) -> list[dict[str, Any]]:
-    """Puts a row into `data.json` and `data.md`, in the place of an older one; returns all."""
-    path, order = out / "data.json", list(MIXTURES)
-    with held(out):
-        by_key = {
-            (order.index(one["mixture"]), one["seed"]): one
-            for one in [*known_rows(path, settings), row]
-        }
-        rows = [by_key[key] for key in sorted(by_key)]
-        save_record(path, {"settings": settings, "rows": rows})
-        write_whole(out / "data.md", (format_rows(rows) + "\n").encode())
-    return rows
+def place(row: Row) -> tuple[int, int]:
+    """Where a row stands in the table."""
+    return list(MIXTURES).index(row["mixture"]), row["seed"]
 
 
 def main() -> None:
@@ -199,16 +234,24 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     given = WorldModel.from_pretrained(args.world_model)
     episodes = load_episodes(args.episodes, "test", given.config.tasks, (*BEHAVIOURS, *PROBES))
-    settings = measured_with(args, given, episodes)
-    rows = known_rows(args.out / "data.json", settings)
+    path, settings = args.out / "data.json", measured_with(args, given, episodes)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for mixture in args.mixtures:
+            known = {place(row): row for row in load_rows(path, settings)}
             made = make_world_model(args, given, mixture, seed)
-            if not any((row["mixture"], row["seed"]) == (mixture, seed) for row in rows):
-                about = {"mixture": mixture, "seed": seed, "episodes": count(args, given, mixture)}
-                row = {**about, **measure(made, episodes)}
-                rows = save_row(row, settings, args.out)
-                print(format_rows(rows), flush=True)
+            row: Row = {"mixture": mixture, "seed": seed}
+            if place(row) in known:
+                row = known[place(row)]
+            else:
+                row |= {"episodes": count(args, given, mixture), **measure(made, episodes)}
+                row["policies"] = []
+                save_row(path, settings, row, place)
+            if args.refine:
+                policies = make_policies(policy_args(args, mixture, seed), made)
+                row["policies"] = plain(merged([*from_plain(row["policies"]), *policies]))
+            rows = save_row(path, settings, row, place)
+            write_whole(args.out / "data.md", (format_data(rows) + "\n").encode())
+            print(format_data(rows), flush=True)
 
 
 if __name__ == "__main__":

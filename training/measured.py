@@ -94,18 +94,28 @@ def load_measured(path: Path) -> list[Measured]:
     """The policies that a file holds; none where it is missing."""
     if not path.exists():
         return []
-    return [Measured(**record) for record in json.loads(path.read_text())["policies"]]
+    return from_plain(json.loads(path.read_text())["policies"])
+
+
+def merged(policies: Iterable[Measured]) -> list[Measured]:
+    """Policies sorted, the last of those that are the same one."""
+    by_key = {policy.key: policy for policy in policies}
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def merge_measured(path: Path, new: Iterable[Measured]) -> list[Measured]:
     """The policies of a file, where it exists, and new ones in their place or beside, sorted."""
-    by_key = {policy.key: policy for policy in [*load_measured(path), *new]}
-    return [by_key[key] for key in sorted(by_key)]
+    return merged([*load_measured(path), *new])
 
 
 def plain(policies: Iterable[Measured]) -> list[dict[str, Any]]:
-    """Policies as mappings, for a file that `load_measured` reads."""
+    """Policies as mappings, for a file."""
     return [dataclasses.asdict(policy) for policy in policies]
+
+
+def from_plain(records: Iterable[dict[str, Any]]) -> list[Measured]:
+    """Policies of the mappings that `plain` made."""
+    return [Measured(**record) for record in records]
 
 
 def by_demonstrations(policies: Iterable[Measured]) -> dict[int, list[Measured]]:

@@ -27,8 +27,9 @@ from training.measured import contents
 from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
-from training.records import held, save_record
-from training.settings import SettingsError, require_at_least
+from training.records import save_record
+from training.rows import Row, load_rows, save_row
+from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
 
@@ -60,7 +61,7 @@ class Args:
             raise ValueError("run: expected at least one folder")
 
 
-def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
+def trace(args: Args, world_model: WorldModel, run: Path) -> Row:
     """Evaluates a run's clone and every snapshot; returns the points, the chosen and the best one.
 
     A point whose `imagined_steps` is None is the clone, where refinement changed it before PPO;
@@ -80,12 +81,11 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
         before = {}
     known = {point["imagined_steps"]: point for point in before.get("points", [])}
     seeds = split_seeds(args.split, args.episodes, args.seed_offset)
-    report: dict[str, Any] = {
+    report: Row = {
         "run": run.name,
         "task": curve["task"],
         "demonstrations": refined["demonstrations"],
         "seed": refined["seed"],
-        "settings": settings,
         "points": [],
         "ensemble": before.get("ensemble"),
     }
@@ -106,7 +106,7 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
         report["points"].append(point)
         report["chosen"] = curve["kept"]
         report["best"] = max(report["points"], key=lambda p: p["real"]["mean"])["imagined_steps"]
-        save_record(path, report)
+        save_record(path, {"settings": settings, **report})
         print(
             f"{'clone' if steps is None else f'{steps:5d} steps'}: "
             f"real {format_rate(Rate(**point['real']))}, "
@@ -116,7 +116,7 @@ def trace(args: Args, world_model: WorldModel, run: Path) -> dict[str, Any]:
     handed_out = curve["cloned"] is not None and refined.get("ensemble")
     if handed_out and report["ensemble"] is None:
         report["ensemble"] = evaluate(run, world_model, seeds, workers=args.workers).record()
-        save_record(path, report)
+        save_record(path, {"settings": settings, **report})
     return report
 
 
@@ -126,35 +126,12 @@ def traced_with(args: Args, world_model: WorldModel) -> dict[str, Any]:
     return {"world_model": contents(world_model), **settings}
 
 
-def traced(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that a file holds; none where it is missing.
-
-    Raises:
-        SettingsError: They were measured with other settings.
-    """
-    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
-    for run in runs:
-        if run["settings"] != settings:
-            raise SettingsError(
-                f"{path}: settings: {run['task']}, seed {run['seed']}, was measured with "
-                f"{run['settings']}, not {settings}; choose another --out"
-            )
-    return runs
+def place(report: Row) -> tuple[Any, ...]:
+    """Where a run's report stands in the file."""
+    return -report["demonstrations"], report["task"], report["seed"], report["run"]
 
 
-def merge(path: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Puts a run's report into a file, in the place of an older one of it, and returns them all."""
-    with held(path.parent):
-        by_run = {
-            (-run["demonstrations"], run["task"], run["seed"], run["run"]): run
-            for run in [*traced(path, report["settings"]), report]
-        }
-        merged = [by_run[one] for one in sorted(by_run)]
-        save_record(path, {"runs": merged})
-    return merged
-
-
-def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+def plot(reports: Sequence[Row], path: Path) -> None:
     """Draws both successes of each run by imagined steps, the point chosen and the best one."""
     columns = min(3, len(reports))
     rows = math.ceil(len(reports) / columns)
@@ -198,10 +175,10 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     world_model = WorldModel.from_pretrained(args.world_model)
-    path = args.out / "traces.json"
-    traced(path, traced_with(args, world_model))
+    path, settings = args.out / "traces.json", traced_with(args, world_model)
+    load_rows(path, settings)
     for run in args.run:
-        reports = merge(path, trace(args, world_model, run))
+        reports = save_row(path, settings, trace(args, world_model, run), place)
     plot(reports, args.out / "traces.png")
 
 
