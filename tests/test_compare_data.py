@@ -85,6 +85,11 @@ def test_policies_refined_in_a_mixture_stand_below_it(tmp_path: Path) -> None:
         "| no-random-0 | 40 → 60 (50) | +20.0 |",
     ]
     assert compare_data.format_refined(rows[:1]) == ""
+    assert compare_data.command_lines({"steps": 3}, rows) == [
+        "python -m training.compare_data --mixtures all --steps 3 --first-seed 0",
+        "python -m training.compare_data --mixtures no-random --steps 3 --first-seed 0 "
+        "--refine hammer --policy-seeds 1 --first-policy-seed 0",
+    ]
 
 
 def test_what_cannot_be_mixed_is_named() -> None:

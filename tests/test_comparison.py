@@ -16,7 +16,7 @@ import tyro
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import clone_policy, compare, reproduce, td3_bc
+from training import clone_policy, compare, methods, reproduce, td3_bc
 from training.episodes import Episode, EpisodeError
 from training.evaluate import format_rate
 from training.judge import snapshot_path
@@ -121,7 +121,7 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     cell = reproduce.cell_folder(args, "push", 0)
     shutil.copytree(cloned, cell / "cloned")
     found = {
-        method: load_policy(compare.METHODS[method][1](args, "push", 0))
+        method: load_policy(methods.METHODS[method][1](args, "push", 0))
         for method in ("adapted", "uncorrected", "last", "wide")
     }
     settings = json.loads((cell / "wide" / "settings.json").read_text())
@@ -135,7 +135,7 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     assert not torch.equal(uncorrected.action_net.weight, found["adapted"].action_net.weight)
     ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
-    twins = load_policy(compare.METHODS["twins"][1](args, "push", 0))
+    twins = load_policy(methods.METHODS["twins"][1](args, "push", 0))
     first, second = twins.action_net.weight.chunk(2, dim=1)
     expected = load_policy(cell / "cloned").action_net.weight / 2
     assert torch.allclose(first, expected, rtol=1e-3, atol=1e-4)  # saved in half precision
@@ -162,11 +162,11 @@ def test_a_cell_is_of_one_world_model_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_methods_that_learn_from_rollouts_keep_their_number(tmp_path: Path) -> None:
     args = compare.Args(tasks=("hammer",), methods=("cloned", "filtered"), work=tmp_path)
-    compare.claim_rollouts(args)
+    methods.claim_rollouts(args, args.methods)
     fewer = dataclasses.replace(args, rollouts=20)
     with pytest.raises(SettingsError, match="rollouts: 50 there, 20 now"):
-        compare.claim_rollouts(fewer)
-    compare.claim_rollouts(dataclasses.replace(fewer, methods=("cloned",)))
+        methods.claim_rollouts(fewer, fewer.methods)
+    methods.claim_rollouts(fewer, ("cloned",))
 
 
 def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from training import command, reproduce, train_world_model
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.evaluate import format_rate
 from training.evaluate_world_model import GROUPS, evaluate_world_model
-from training.measured import Measured, contents, from_plain, merged, plain
+from training.measured import Measured, by_task, contents, from_plain, merged, plain
 from training.metrics import Rate
 from training.real_env import check_task
 from training.rows import Row, load_rows, save_row
@@ -222,6 +222,22 @@ def format_data(rows: Sequence[Row]) -> str:
 def measured_with(args: Args, given: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
     """What rows must share to stand beside each other."""
     return {"steps": args.steps, "world_model": contents(given), "test_episodes": len(episodes)}
+
+
+def command_lines(settings: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The commands that made rows; one for those that share tasks and seeds of policies."""
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        flags = f"--steps {settings['steps']} --first-seed {row['seed']}"
+        policies = from_plain(row["policies"])
+        if policies:
+            tasks = " ".join(task for _, task in by_task(policies))
+            seeds = sorted({policy.seed for policy in policies})
+            flags += f" --refine {tasks} --policy-seeds {len(seeds)}"
+            flags += f" --first-policy-seed {seeds[0]}"
+        lines.setdefault(flags, []).append(row["mixture"])
+    command = "python -m training.compare_data --mixtures"
+    return [f"{command} {' '.join(mixtures)} {flags}" for flags, mixtures in lines.items()]
 
 
 def place(row: Row) -> tuple[int, int]:

@@ -15,9 +15,10 @@ from typing import Any
 
 import tyro
 
-from training import command
-from training.compare import METHODS, format_comparison
+from training import command, compare_data
+from training.compare import format_comparison
 from training.measured import Measured, by_demonstrations, by_task, load_measured
+from training.methods import METHODS
 from training.policy_table import describe_agreement, format_table, make_rows
 from training.real_env import TASKS
 from training.reproduce import Args as TableArgs
@@ -228,6 +229,27 @@ def _probe_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_section(results: Path) -> str:
+    """What each kind of training episode buys; "" where that was not measured."""
+    path = results / "data.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    settings, rows = record["settings"], record["rows"]
+    lines = ["training/collect_default.sh", *compare_data.command_lines(settings, rows)]
+    commands = "\n".join(f"`{line}`" for line in lines)
+    return f"""### What each kind of training episode buys
+
+Denoisers that differ in their training episodes alone, trained from nothing for \
+{settings["steps"]} steps each (the embedded one has had more, and episodes of refined policies \
+beside these), with the embedded reward head, on the same {settings["test_episodes"]} test \
+episodes; and what became of the same clones when the table's recipe refined them in those world \
+models: real success before and after, as imagined in brackets.
+{commands}
+
+{compare_data.format_data(rows)}"""
+
+
 def speed_section(results: Path) -> str:
     """The benchmark's table and plot, and fidelity by denoising steps."""
     table = (results / "bench.md").read_text().strip()
@@ -257,7 +279,13 @@ One denoising step is the default, by `python -m training.evaluate_world_model -
 
 def render(results: Path) -> str:
     """The whole section, without its markers."""
-    sections = (policies_section, comparison_section, fidelity_section, speed_section)
+    sections = (
+        policies_section,
+        comparison_section,
+        fidelity_section,
+        data_section,
+        speed_section,
+    )
     return "\n\n".join(text for section in sections if (text := section(results)))
 
 
