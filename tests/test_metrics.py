@@ -9,6 +9,7 @@ from training.metrics import (
     auroc,
     expected_calibration_error,
     maximum_rank_violation,
+    paired_difference,
     policy_agreement,
     psnr,
     rate,
@@ -24,6 +25,19 @@ def test_clopper_pearson() -> None:
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 42), abs=1e-4)
     assert rate([True] * 3).high == 1.0
     assert np.isnan(rate([]).mean)
+
+
+def test_paired_difference() -> None:
+    pairs = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], (794, 150, 86, 570), axis=0)
+    change = paired_difference(pairs[:, 0], pairs[:, 1])  # Agresti's approval of a prime minister
+    assert change.mean == 0.04
+    assert (change.low, change.high) == pytest.approx((0.0213, 0.0587), abs=2e-4)
+    agreed = paired_difference(np.ones(10), np.ones(10))  # ten pairs prove no equality
+    assert agreed.mean == 0.0
+    assert agreed.high == pytest.approx(1.96 * (1 / 12 / 12) ** 0.5, abs=1e-4)
+    assert agreed.low == -agreed.high
+    assert paired_difference(np.ones(3), np.zeros(3)).high == 1.0
+    assert np.isnan(paired_difference(np.ones(0), np.ones(0)).mean)
 
 
 def test_auroc() -> None:
