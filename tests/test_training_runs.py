@@ -18,12 +18,20 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from conftest import make_tiny_world_model
 from episode_factory import write_episodes
 from safetensors.torch import load_file
 
-from training import train_reward_head, train_world_model
-from training.checkpoints import Checkpoints, RunError, locked
+from training import (
+    clone_policy,
+    refine_policy,
+    td3_bc,
+    train_reward_head,
+    train_world_model,
+)
+from training.checkpoints import Checkpoints, RunError
 from training.episodes import load_episodes
+from training.locks import InUseError, locked
 from training.settings import SettingsError
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
@@ -240,12 +248,28 @@ def test_T7_the_same_seed_gives_the_same_weights(
 def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path):
         script = (
-            "import pathlib\nfrom training.checkpoints import locked\n"
+            "import pathlib\nfrom training.locks import InUseError, locked\n"
             f"with locked(pathlib.Path({str(tmp_path)!r})): pass\n"
         )
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert second.returncode != 0
     assert "another process is training into this folder" in second.stderr
+
+
+def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: Path) -> None:
+    world_model, out = tmp_path / "world_model", tmp_path / "out"
+    make_tiny_world_model().save_pretrained(world_model)
+    episodes = write_episodes(tmp_path / "data")
+    trainers = [
+        lambda: clone_policy.run(clone_policy.Args("push", out, episodes, 3, steps=1)),
+        lambda: td3_bc.run(td3_bc.Args(cloned, out, episodes, steps=1)),
+        lambda: refine_policy.refine(refine_policy.Args(cloned, out, str(world_model))),
+    ]
+    with locked(out):
+        for train in trainers:
+            with pytest.raises(InUseError, match="another process is training into this folder"):
+                train()
+    assert not list(out.iterdir())
 
 
 def test_T11_memory_and_handles_stay_flat(data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from training import command
 from training.episodes import Episode, EpisodeError, load_episodes
+from training.locks import locked
 from training.policy import (
     GaussianCnnPolicy,
     PolicyConfig,
@@ -191,12 +192,14 @@ def run(args: Args) -> None:
     Raises:
         EpisodeError: There are fewer demonstrations than asked for; nothing is written.
         SettingsError: The folder holds another run.
+        InUseError: Another process is training into it.
     """
     chosen = load_demonstrations(args.episodes, args.task, args.demonstrations, args.rollouts)
-    keep_settings(args, args.out)
-    started = time.monotonic()
-    policy, config = clone(args, chosen)
-    save_policy(policy, config, args.out)
+    with locked(args.out):
+        keep_settings(args, args.out)
+        started = time.monotonic()
+        policy, config = clone(args, chosen)
+        save_policy(policy, config, args.out)
     print(f"cloned {args.task} in {time.monotonic() - started:.0f} s: {args.out}")
 
 

@@ -18,6 +18,7 @@ import tyro
 
 from training import command
 from training.evaluate import format_rate
+from training.locks import held
 from training.measured import (
     Measured,
     by_task,
@@ -27,7 +28,7 @@ from training.measured import (
     require_one_recipe,
 )
 from training.methods import METHODS, MethodArgs, claim_rollouts
-from training.records import held, save_record
+from training.records import save_record
 from training.reproduce import WORLDS, claim, clone_cell, make_cell, measure, planned
 from world4rl_gym.world_model import WorldModel
 

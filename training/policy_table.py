@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from training.evaluate import draw_scatter, format_rate
+from training.locks import held
 from training.measured import Measured, by_demonstrations, merge_measured, plain, pooled
 from training.metrics import Rate, policy_agreement
 from training.pictures import drawing
 from training.real_env import TASKS
-from training.records import held, save_record
+from training.records import save_record
 
 PUBLISHED = {
     "coffee-pull": (47, 68),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +25,6 @@ def save_record(path: Path, record: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(record), indent=2, allow_nan=False)
     write_whole(path, (text + "\n").encode())
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a folder's records while they are read, added to and written again.
-
-    Another process that holds them is waited for, so that neither loses what the other added.
-
-    Args:
-        folder: The folder; made where it is missing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _finite(record: Any) -> Any:

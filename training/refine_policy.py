@@ -35,6 +35,7 @@ from training.evaluate import check_policy_fits
 from training.imagined_demonstrations import corrections, replayed
 from training.judge import Judge, split_starts
 from training.kl_ppo import KLPPO
+from training.locks import locked
 from training.policy import (
     MOST_MEMBERS,
     GaussianCnnPolicy,
@@ -201,7 +202,9 @@ def refine(args: Args) -> Judge:
         PolicyError: The policy does not fit the world model.
         WorldModelError: The world model cannot be loaded.
         EpisodeError: There are fewer demonstrations in the folder than asked for.
-        SettingsError: An action has fewer dimensions than `displacements`.
+        SettingsError: An action has fewer dimensions than `displacements`, or the folder holds
+            another run.
+        InUseError: Another process is training into the folder.
     """
     world_model = WorldModel.from_pretrained(args.world_model)
     task = check_policy_fits(args.policy, world_model)
@@ -224,7 +227,20 @@ def refine(args: Args) -> Judge:
         if args.episodes
         else []
     )
-    keep_settings(args, args.out)
+    with locked(args.out):
+        keep_settings(args, args.out)
+        return _train(args, world_model, judges, demonstrations)
+
+
+def _train(
+    args: Args,
+    world_model: WorldModel,
+    judges: Sequence[WorldModel],
+    demonstrations: Sequence[Episode],
+) -> Judge:
+    """What is left to do once nothing speaks against it."""
+    config = load_policy_config(args.policy)
+    task = config.task
     train_starts, judge_starts = split_starts(
         world_model, task, args.judge_starts, args.initial_frames == "anywhere"
     )

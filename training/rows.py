@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.records import held, save_record
+from training.locks import held
+from training.records import save_record
 from training.settings import SettingsError
 
 Row = dict[str, Any]

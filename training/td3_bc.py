@@ -29,6 +29,7 @@ from training import command
 from training.averaging import update_ema
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
+from training.locks import locked
 from training.policy import (
     FrameEncoder,
     GaussianCnnPolicy,
@@ -205,12 +206,14 @@ def run(args: Args) -> None:
         EpisodeError: There are no episodes of the policy's task, or none of them is solved.
         PolicyError: The policy cannot be read.
         SettingsError: The folder holds another run.
+        InUseError: Another process is training into it.
     """
     policy, config = load_policy(args.policy), load_policy_config(args.policy)
     data = Transitions.of(load_episodes(args.episodes, "train", [config.task]))
-    keep_settings(args, args.out)
-    learn(args, policy, data)
-    save_policy(policy, config, args.out)
+    with locked(args.out):
+        keep_settings(args, args.out)
+        learn(args, policy, data)
+        save_policy(policy, config, args.out)
 
 
 def main() -> None:

@@ -33,9 +33,10 @@ from tqdm import tqdm
 
 from training import command
 from training.averaging import update_ema
-from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
+from training.checkpoints import Checkpoints, LossGuard, StopRequest
 from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes, require_disjoint
+from training.locks import locked
 from training.policy import load_policy, sample_actions
 from training.real_env import split_seeds
 from training.records import save_record

@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from training import command
 from training.averaging import update_ema
-from training.checkpoints import Checkpoints, LossGuard, StopRequest, locked
+from training.checkpoints import Checkpoints, LossGuard, StopRequest
 from training.episodes import BEHAVIOURS, load_episodes, require_disjoint
+from training.locks import locked
 from training.pictures import save_comparison, save_loss_curve
 from training.settings import (
     SettingsError,
@@ -191,8 +192,9 @@ def train(args: Args) -> Path:
 
     Raises:
         EpisodeError: Episodes are missing or broken.
-        SettingsError, RunError: The folder belongs to another run, or is in use, or the loss is NaN
-            several steps in a row.
+        SettingsError, RunError: The folder belongs to another run, or the loss is NaN several steps
+            in a row.
+        InUseError: Another process is training into the folder.
         SystemExit: The run was stopped by a signal, after a checkpoint.
     """
     accelerator = Accelerator(mixed_precision=args.precision)
