@@ -162,7 +162,7 @@ def fidelity_section(results: Path) -> str:
 Open-loop imagination of {report["episodes"]} {report["split"]} episodes, \
 {report["num_inference_steps"]} denoising step a frame, beside a baseline that never \
 leaves the first frame.
-`python -m training.evaluate_world_model` (episodes from `training/build_default.sh`; all figures, \
+`python -m training.evaluate_world_model` (episodes from `training/collect_default.sh`; all figures, \
 also by task, in [results/world_model.json](results/world_model.json))
 
 {figures}
