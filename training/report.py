@@ -162,8 +162,9 @@ def fidelity_section(results: Path) -> str:
 Open-loop imagination of {report["episodes"]} {report["split"]} episodes, \
 {report["num_inference_steps"]} denoising step a frame, beside a baseline that never \
 leaves the first frame.
-`python -m training.evaluate_world_model` (episodes from `training/collect_default.sh`; all figures, \
-also by task, in [results/world_model.json](results/world_model.json))
+`python -m training.evaluate_world_model` (episodes from \
+`training/collect_default.sh`; all figures, also by task, in \
+[results/world_model.json](results/world_model.json))
 
 {figures}
 

@@ -38,7 +38,7 @@ from training.policy import (
     load_policy_config,
     save_policy,
 )
-from training.settings import keep_settings, require_at_least
+from training.settings import keep_settings, require_at_least, require_within
 from world4rl_gym.pixels import channels_first
 
 
@@ -82,9 +82,7 @@ class Args:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "steps", "batch_size", "policy_delay")
         require_at_least(self, 0, "alpha", "target_noise", "shift")
-        for name in ("gamma", "target_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected within [0, 1], got {getattr(self, name)}")
+        require_within(self, 0, 1, "gamma", "target_decay")
 
 
 @dataclasses.dataclass(frozen=True)
