@@ -268,3 +268,22 @@ def test_of_several_judges_the_least_favourable_counts(cloned: Path, tmp_path: P
 
     assert judged(lenient) == 1.0
     assert judged(lenient, strict) == judged(strict, lenient) == 0.0
+
+
+def test_a_refinement_that_is_killed_does_not_look_finished(
+    cloned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "world_model", tmp_path / "refined"
+    make_tiny_world_model().save_pretrained(folder)
+    args = short_run(cloned, out, folder)
+    out.mkdir()
+    (out / "curve.json").write_text("{}")  # of a run before it
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(refine_policy, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        refine_policy.refine(args)
+    assert not (out / "curve.json").exists()
+    assert (out / "settings.json").exists()

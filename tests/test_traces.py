@@ -11,7 +11,7 @@ from gl import needs_gl
 
 from training.judge import snapshot_path
 from training.policy import PolicyConfig, make_policy, save_policy
-from training.rows import save_row
+from training.rows import save_rows
 from training.trace_refinement import Args, place, plot, trace
 from world4rl_gym.world_model import WorldModel
 
@@ -87,5 +87,5 @@ def test_traces_with_and_without_a_clone_before_ppo_are_drawn(tmp_path: Path) ->
 def test_a_run_takes_the_place_of_its_older_trace(tmp_path: Path) -> None:
     path = tmp_path / "traces.json"
     for seed, best in ((1, 0), (0, 0), (1, 100)):
-        rows = save_row(path, {"episodes": 10}, report(seed=seed, best=best), place)
+        rows = save_rows(path, {"episodes": 10}, [report(seed=seed, best=best)], place)
     assert [(run["seed"], run["best"]) for run in rows] == [(0, 0), (1, 100)]

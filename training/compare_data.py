@@ -1,12 +1,12 @@
 """What does each kind of training episode buy? World models that differ in their episodes alone.
 
     training/collect_default.sh
-    python -m training.compare_data --steps 4000 --refine lever-pull door-lock --out results
+    python -m training.compare_data --steps 4000 --out results
 
 A denoiser is trained from nothing for every mixture of episodes, each for as many steps, and
 measured on the same test episodes by the same reward head, that of a finished world model. Each
-becomes a world model of its own, `WORK/MIXTURE-SEED/world_model`, in which clones are refined and
-measured as `training.reproduce` does. Writes `data.json` and `data.md`; what is done is kept and
+becomes a world model of its own, `WORK/MIXTURE-SEED/world_model`, in which policies can be refined:
+`python -m training.reproduce --world-model ...`. Writes `data.json`; what is done is kept and
 skipped, and training resumes.
 """
 
@@ -18,22 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
-from training import command, reproduce, train_world_model
+from training import command, train_world_model
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.evaluate import format_rate
 from training.evaluate_world_model import GROUPS, evaluate_world_model
-from training.measured import Measured, by_task, contents, from_plain, merged, plain
+from training.measured import contents
 from training.metrics import Rate
-from training.real_env import check_task
-from training.rows import Row, load_rows, save_row
+from training.rows import Row, load_rows, save_rows
 from training.settings import keep_settings, require_at_least
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.world_model import WorldModel
-from world4rl_gym.writing import write_whole
 
 MIXTURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": ("everything", BEHAVIOURS),
@@ -57,11 +54,8 @@ class Args:
         episodes: Folder of episodes: those to train on, and the test episodes.
         world_model: Folder or Hub id of the world model that lends its size, reward head and
             initial frames; none given means the embedded one.
-        refine: Tasks whose clones are refined in each of the world models.
-        policy_seeds: Number of seeds of those clones and of their refinement.
-        first_policy_seed: The first of them.
-        work: Folder of the trained world models and of the policies.
-        out: Folder of `data.json` and `data.md`; what is there of other mixtures and seeds is kept.
+        work: Folder of the trained world models.
+        out: Folder of `data.json`; what is there of other mixtures and seeds is kept.
     """
 
     mixtures: tuple[str, ...] = ("every-one",)
@@ -70,9 +64,6 @@ class Args:
     steps: int = 4000
     episodes: Path = Path("data/episodes")
     world_model: str | None = None
-    refine: tuple[str, ...] = ()
-    policy_seeds: int = 2
-    first_policy_seed: int = 0
     work: Path = Path("runs/data")
     out: Path = Path("results")
 
@@ -82,10 +73,8 @@ class Args:
         for mixture in self.mixtures:
             if mixture not in MIXTURES:
                 raise ValueError(f"mixtures: expected {', '.join(MIXTURES)}, got {mixture!r}")
-        for task in self.refine:
-            check_task(task)
-        require_at_least(self, 1, "seeds", "steps", "policy_seeds")
-        require_at_least(self, 0, "first_seed", "first_policy_seed")
+        require_at_least(self, 1, "seeds", "steps")
+        require_at_least(self, 0, "first_seed")
 
 
 def make_world_model(args: Args, given: WorldModel, mixture: str, seed: int) -> WorldModel:
@@ -143,23 +132,9 @@ def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, A
     }
 
 
-def policy_args(args: Args, mixture: str, seed: int) -> reproduce.Args:
-    """How policies are made in a mixture's world model: by the table's recipe."""
-    folder = args.work / f"{mixture}-{seed}"
-    return reproduce.Args(
-        args.refine,
-        args.policy_seeds,
-        args.first_policy_seed,
-        world_model=str(folder / "world_model"),
-        work=folder / "policies",
-    )
-
-
-def make_policies(args: reproduce.Args, world_model: WorldModel) -> list[Measured]:
-    """Clones and what refinement made of them, measured; what is done is kept."""
-    reproduce.claim(args, world_model)
-    cells = ((task, seed) for task in args.tasks for seed in args.every_seed)
-    return [one for cell in cells for one in reproduce.make_cell(args, world_model, *cell)]
+def _at_most(rate: float | None, upper: float | None) -> str:
+    """ "-" where there was nothing to be wrong about."""
+    return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
 
 
 def format_rows(rows: Sequence[Row]) -> str:
@@ -171,10 +146,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         "|---" * 9 + "|",
     ]
     for row in rows:
-        false, missed = (
-            f"{100 * row[name]['rate']:.0f} % ({100 * row[name]['upper']:.0f} %)"
-            for name in ("false_success", "missed_success")
-        )
+        false, missed = (_at_most(**row[name]) for name in ("false_success", "missed_success"))
         optimism = row["optimism"] and "{:+.0f} [{:+.0f}, {:+.0f}]".format(
             *(100 * row["optimism"][name] for name in ("optimism", "low", "high"))
         )
@@ -187,57 +159,18 @@ def format_rows(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def format_refined(rows: Sequence[Row]) -> str:
-    """Policies refined in each world model as Markdown: real success before and after, in per cent.
-
-    Success of the refined policy as imagined in that world model stands in brackets; "" where
-    nothing was refined.
-    """
-    refined = [(row, from_plain(row["policies"])) for row in rows if row["policies"]]
-    keys = sorted({(p.task, p.seed) for _, made in refined for p in made})
-    if not keys:
-        return ""
-    head = ["refined in", *(f"{task}, seed {seed}" for task, seed in keys), "mean change"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row, made in refined:
-        cells, changes = {}, []
-        for key in keys:
-            own = {p.method: p for p in made if (p.task, p.seed) == key}
-            if own:
-                before, after = (100 * own[stage].rate("real").mean for stage in reproduce.STAGES)
-                imagined = 100 * own["refined"].rate("imagined").mean
-                cells[key] = f"{before:.0f} → {after:.0f} ({imagined:.0f})"
-                changes.append(after - before)
-        told = [cells.get(key, "-") for key in keys]
-        name = f"{row['mixture']}-{row['seed']}"
-        lines.append(f"| {name} | " + " | ".join([*told, f"{np.mean(changes):+.1f}"]) + " |")
-    return "\n".join(lines)
-
-
-def format_data(rows: Sequence[Row]) -> str:
-    """Both tables."""
-    return "\n\n".join(table for table in (format_rows(rows), format_refined(rows)) if table)
-
-
 def measured_with(args: Args, given: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """What rows must share to stand beside each other."""
-    return {"steps": args.steps, "world_model": contents(given), "test_episodes": len(episodes)}
+    """What rows must share to stand beside each other.
 
-
-def command_lines(settings: dict[str, Any], rows: Sequence[Row]) -> list[str]:
-    """The commands that made rows; one for those that share tasks and seeds of policies."""
-    lines: dict[str, list[str]] = {}
-    for row in rows:
-        flags = f"--steps {settings['steps']} --first-seed {row['seed']}"
-        policies = from_plain(row["policies"])
-        if policies:
-            tasks = " ".join(task for _, task in by_task(policies))
-            seeds = sorted({policy.seed for policy in policies})
-            flags += f" --refine {tasks} --policy-seeds {len(seeds)}"
-            flags += f" --first-policy-seed {seeds[0]}"
-        lines.setdefault(flags, []).append(row["mixture"])
-    command = "python -m training.compare_data --mixtures"
-    return [f"{command} {' '.join(mixtures)} {flags}" for flags, mixtures in lines.items()]
+    Episodes of random actions count twice: as test episodes, and as probes.
+    """
+    of = [episode.behaviour for episode in episodes]
+    return {
+        "steps": args.steps,
+        "world_model": contents(given),
+        "test_episodes": sum(behaviour not in PROBES for behaviour in of),
+        "probe_episodes": sum(behaviour in (*PROBES, "random") for behaviour in of),
+    }
 
 
 def place(row: Row) -> tuple[int, int]:
@@ -255,19 +188,11 @@ def main() -> None:
         for mixture in args.mixtures:
             known = {place(row): row for row in load_rows(path, settings)}
             made = make_world_model(args, given, mixture, seed)
-            row: Row = {"mixture": mixture, "seed": seed}
-            if place(row) in known:
-                row = known[place(row)]
-            else:
+            row: Row = {"mixture": mixture, "seed": seed, "world_model": contents(made)}
+            before = known.get(place(row), {})
+            if before.get("world_model") != row["world_model"]:  # not yet, or of another training
                 row |= {"episodes": count(args, given, mixture), **measure(made, episodes)}
-                row["policies"] = []
-                save_row(path, settings, row, place)
-            if args.refine:
-                policies = make_policies(policy_args(args, mixture, seed), made)
-                row["policies"] = plain(merged([*from_plain(row["policies"]), *policies]))
-            rows = save_row(path, settings, row, place)
-            write_whole(args.out / "data.md", (format_data(rows) + "\n").encode())
-            print(format_data(rows), flush=True)
+                print(format_rows(save_rows(path, settings, [row], place)), flush=True)
 
 
 if __name__ == "__main__":

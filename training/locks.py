@@ -1,4 +1,7 @@
-"""Folders that one process has to itself; the lock ends with the process, however that ends."""
+"""Folders that one process of a machine has to itself.
+
+The lock ends with the process, however that ends. It is the folder's own, and leaves no file.
+"""
 
 from __future__ import annotations
 

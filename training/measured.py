@@ -43,7 +43,7 @@ class Measured:
         task: Its task.
         demonstrations: How many its clone was made of.
         seed: Of cloning and of what came after.
-        method: What made it: "cloned", "refined", or another of `training.compare`.
+        method: What made it: "cloned", "refined", or another of `training.methods`.
         recipe: Settings that whatever stands beside it in a table must share.
         world_model: Contents of the world model that it was made and imagined in.
         episodes: Real episodes, and as many imagined ones.
@@ -94,28 +94,18 @@ def load_measured(path: Path) -> list[Measured]:
     """The policies that a file holds; none where it is missing."""
     if not path.exists():
         return []
-    return from_plain(json.loads(path.read_text())["policies"])
-
-
-def merged(policies: Iterable[Measured]) -> list[Measured]:
-    """Policies sorted, the last of those that are the same one."""
-    by_key = {policy.key: policy for policy in policies}
-    return [by_key[key] for key in sorted(by_key)]
+    return [Measured(**record) for record in json.loads(path.read_text())["policies"]]
 
 
 def merge_measured(path: Path, new: Iterable[Measured]) -> list[Measured]:
     """The policies of a file, where it exists, and new ones in their place or beside, sorted."""
-    return merged([*load_measured(path), *new])
+    by_key = {policy.key: policy for policy in [*load_measured(path), *new]}
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def plain(policies: Iterable[Measured]) -> list[dict[str, Any]]:
-    """Policies as mappings, for a file."""
+    """Policies as mappings, for a file that `load_measured` reads."""
     return [dataclasses.asdict(policy) for policy in policies]
-
-
-def from_plain(records: Iterable[dict[str, Any]]) -> list[Measured]:
-    """Policies of the mappings that `plain` made."""
-    return [Measured(**record) for record in records]
 
 
 def by_demonstrations(policies: Iterable[Measured]) -> dict[int, list[Measured]]:

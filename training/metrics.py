@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """A share of episodes with its 95 % interval, all fractions."""
+    """A share of episodes, or a difference of two, with its 95 % interval, all fractions."""
 
     mean: float
     low: float

@@ -39,6 +39,7 @@ from training.locks import locked
 from training.policy import (
     MOST_MEMBERS,
     GaussianCnnPolicy,
+    PolicyConfig,
     load_policy,
     load_policy_config,
     policy_arguments,
@@ -229,17 +230,18 @@ def refine(args: Args) -> Judge:
     )
     with locked(args.out):
         keep_settings(args, args.out)
-        return _train(args, world_model, judges, demonstrations)
+        (args.out / "curve.json").unlink(missing_ok=True)  # it says that a refinement ended
+        return _train(args, config, world_model, judges, demonstrations)
 
 
 def _train(
     args: Args,
+    config: PolicyConfig,
     world_model: WorldModel,
     judges: Sequence[WorldModel],
     demonstrations: Sequence[Episode],
 ) -> Judge:
-    """What is left to do once nothing speaks against it."""
-    config = load_policy_config(args.policy)
+    """Refines a policy that was checked, in a folder that is locked."""
     task = config.task
     train_starts, judge_starts = split_starts(
         world_model, task, args.judge_starts, args.initial_frames == "anywhere"

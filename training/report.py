@@ -237,18 +237,20 @@ def data_section(results: Path) -> str:
         return ""
     record = json.loads(path.read_text())
     settings, rows = record["settings"], record["rows"]
-    lines = ["training/collect_default.sh", *compare_data.command_lines(settings, rows)]
-    commands = "\n".join(f"`{line}`" for line in lines)
+    made = {row["mixture"] for row in rows}
+    mixtures = " ".join(name for name in compare_data.MIXTURES if name in made)
+    seeds = sorted({row["seed"] for row in rows})
+    given = f"--seeds {len(seeds)} --first-seed {seeds[0]} --steps {settings['steps']}"
     return f"""### What each kind of training episode buys
 
 Denoisers that differ in their training episodes alone, trained from nothing for \
 {settings["steps"]} steps each (the embedded one has had more, and episodes of refined policies \
 beside these), with the embedded reward head, on the same {settings["test_episodes"]} test \
-episodes; and what became of the same clones when the table's recipe refined them in those world \
-models: real success before and after, as imagined in brackets.
-{commands}
+episodes and {settings["probe_episodes"]} of probes; 95 % intervals.
+`training/collect_default.sh`
+`python -m training.compare_data --mixtures {mixtures} {given}`
 
-{compare_data.format_data(rows)}"""
+{compare_data.format_rows(rows)}"""
 
 
 def speed_section(results: Path) -> str:
@@ -273,7 +275,7 @@ def speed_section(results: Path) -> str:
 ![cost against rows and frame size](results/bench.png)
 
 One denoising step is the default, by `python -m training.evaluate_world_model --most-steps 5` on \
-{steps[0]["episodes"]} validation episodes:
+{steps[0]["episodes"]} validation episodes (of `training/build_default.sh`):
 
 {sweep}"""
 

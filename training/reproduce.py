@@ -36,7 +36,7 @@ from world4rl_gym.world_model import WorldModel
 WORLDS = ("real", "imagined")
 
 STAGES = ("cloned", "refined")
-"""The methods of `training.compare` that the table shows."""
+"""The methods (`training.methods`) that the table shows."""
 
 RECIPE = ("clone_steps", "adapt_steps", "corrections", "real_share", "refine_steps", "ensemble")
 

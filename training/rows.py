@@ -19,34 +19,52 @@ def load_rows(path: Path, settings: dict[str, Any]) -> list[Row]:
 
     Args:
         path: The file.
-        settings: What rows must share to stand beside each other.
+        settings: What rows must share to stand beside each other, plain JSON values.
 
     Raises:
-        SettingsError: They were measured with other settings.
+        SettingsError: They were measured with other settings, or it is not told with which.
     """
     if not path.exists():
         return []
     record = json.loads(path.read_text())
-    if record["settings"] != settings:
-        raise SettingsError(
-            f"{path}: settings: {record['settings']} there, {settings} now; choose another --out"
-        )
+    if "settings" not in record or "rows" not in record:
+        raise SettingsError(f"{path}: settings, rows: not there; choose another --out")
+    there = record["settings"]
+    differences = [
+        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} now"
+        for key in sorted(set(there) | set(settings))
+        if there.get(key) != settings.get(key)
+    ]
+    if differences:
+        raise SettingsError(f"{path}: settings: {'; '.join(differences)}; choose another --out")
     rows: list[Row] = record["rows"]
     return rows
 
 
-def save_row(
-    path: Path, settings: dict[str, Any], row: Row, key: Callable[[Row], tuple[Any, ...]]
+def save_rows(
+    path: Path,
+    settings: dict[str, Any],
+    new: list[Row],
+    key: Callable[[Row], tuple[Any, ...]],
 ) -> list[Row]:
-    """Puts a row into a file, in the place of an older one of its key, and returns all, sorted.
+    """Puts rows into a file, each in the place of an older one of its key.
 
-    Rows that another process saves meanwhile are kept.
+    What another process saves meanwhile is kept.
+
+    Args:
+        path: The file; it is made where it is missing.
+        settings: As in `load_rows`.
+        new: Plain JSON values.
+        key: What tells rows apart, and their order.
+
+    Returns:
+        All rows of the file, sorted.
 
     Raises:
-        SettingsError: As in `load_rows`.
+        SettingsError: As in `load_rows`; nothing is changed.
     """
     with held(path.parent):
-        by_key = {key(one): one for one in [*load_rows(path, settings), row]}
+        by_key = {key(one): one for one in [*load_rows(path, settings), *new]}
         rows = [by_key[one] for one in sorted(by_key)]
         save_record(path, {"settings": settings, "rows": rows})
     return rows

@@ -28,7 +28,7 @@ from training.metrics import Rate
 from training.pictures import drawing
 from training.real_env import split_seeds
 from training.records import save_record
-from training.rows import Row, load_rows, save_row
+from training.rows import Row, load_rows, save_rows
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 
@@ -178,7 +178,7 @@ def main() -> None:
     path, settings = args.out / "traces.json", traced_with(args, world_model)
     load_rows(path, settings)
     for run in args.run:
-        reports = save_row(path, settings, trace(args, world_model, run), place)
+        reports = save_rows(path, settings, [trace(args, world_model, run)], place)
     plot(reports, args.out / "traces.png")
 
 

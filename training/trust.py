@@ -148,7 +148,10 @@ def outcomes(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
 
 
 def optimism(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
-    """M3: imagined minus true success under probe actions that nobody would call skilled."""
+    """M3: imagined minus true success under probe actions that nobody would call skilled.
+
+    `low` and `high` end the 95 % interval of `optimism`, that of `paired_difference`.
+    """
     true = np.array([r.episode.solved for r in replays])
     imagined = np.array([r.succeeds(threshold) for r in replays])
     gap = paired_difference(imagined, true)
