@@ -9,7 +9,8 @@ import pytest
 from conftest import make_tiny_world_model
 from episode_factory import write_episodes
 
-from training import compare_data, report, train_world_model
+from training import compare_data, train_world_model
+from training.report_world_model import data_section
 from training.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
 
@@ -46,12 +47,12 @@ def test_world_models_differ_in_their_denoisers_alone(
     monkeypatch.setattr(train_world_model, "train", pytest.fail)  # nothing is trained twice
     run(tmp_path, monkeypatch, "--steps", "2", "--mixtures", "all")
     assert json.loads((tmp_path / "out" / "data.json").read_text()) == record
-    section = report.data_section(tmp_path / "out")
+    section = data_section(tmp_path / "out")
     assert "| no-random: without random actions | 12 | 0 |" in section
     assert "`python -m training.compare_data --mixtures all no-random --seeds 1 --first-seed 0" in (
         section
     )
-    assert report.data_section(tmp_path) == ""
+    assert data_section(tmp_path) == ""
     with pytest.raises(SettingsError, match="data.json: settings: steps: 2 there, 3 now"):
         run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")
     (tmp_path / "out" / "data.json").unlink()

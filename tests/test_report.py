@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from training import model_card, report, reproduce
+from training.report_policies import policies_section
 from training.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -72,12 +73,12 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
     seeds = len({policy["seed"] for policy in policies})
     flags = f"--seeds {seeds} --demonstrations 5 --corrections 7 --no-ensemble`"
-    assert flags in report.policies_section(folder)
+    assert flags in policies_section(folder)
     for policy in policies:
         policy["seed"] = {0: 0, 1: 3}[policy["seed"]]
     some = [p for p in policies if p["seed"] == 0 or p["task"] in ("hammer", "soccer")]
     (folder / "table.json").write_text(json.dumps({**told, "policies": some}))
-    text = report.policies_section(folder)
+    text = policies_section(folder)
     rest = "--demonstrations 5 --corrections 7 --no-ensemble`"
     assert f"`python -m training.reproduce --tasks all --seeds 1 {rest}" in text
     last = "--tasks soccer hammer --seeds 1 --first-seed 3"
@@ -85,4 +86,4 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     policies[0]["recipe"]["clone_steps"] += 1
     (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
     with pytest.raises(ValueError, match="recipe"):
-        report.policies_section(folder)
+        policies_section(folder)

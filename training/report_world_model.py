@@ -1,0 +1,149 @@
+"""The README's sections about the world model: how true it is, what its data bought, how fast."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training import compare_data
+from training.trust import FRAMES
+
+
+def fidelity_section(results: Path) -> str:
+    """Open-loop fidelity, trust figures and strips."""
+    report = json.loads((results / "world_model.json").read_text())
+    lines = ["| actions | | " + " | ".join(str(t) for t in FRAMES) + " |"]
+    lines.append("|---" * (len(FRAMES) + 2) + "|")
+    for group, name in (("policy", "policies and experts"), ("random", "uniform random")):
+        for measure, label, digits in (("psnr", "PSNR, dB", 1), ("ssim", "SSIM", 3)):
+            for suffix, what in (("", label), ("_frozen", "frozen first frame")):
+                values = report[group][measure + suffix]
+                cells = [f"{values[str(t)]:.{digits}f}" for t in FRAMES]
+                lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
+                name = ""
+    figures = "\n".join(lines)
+    strips = "\n".join(
+        f"| {task} | ![{task}](results/pictures/{task}.png) |" for task in report["tasks"]
+    )
+    return f"""### The world model
+
+Open-loop imagination of {report["episodes"]} {report["split"]} episodes, \
+{report["num_inference_steps"]} denoising step a frame, beside a baseline that never \
+leaves the first frame.
+`python -m training.evaluate_world_model` (episodes from \
+`training/collect_default.sh`; all figures, also by task, in \
+[results/world_model.json](results/world_model.json))
+
+{figures}
+
+{_trust_table(report)}
+
+{_probe_table(report)}
+
+![fidelity, calibration, uncertainty](results/pictures/trust.png)
+
+| task | strip: real above, imagined below, frames 0, 1, 5, 10, 15, 20, 30, 40, 50 |
+|---|---|
+{strips}"""
+
+
+def _trust_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| task | agreement | false success (at most) | missed | AUROC, real frames | "
+        "real episodes missed | ECE | uncertainty AUROC | doubt AUROC |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, told in {"**all**": report, **report["tasks"]}.items():
+        false, missed = told["false_success"], told["missed_success"]
+        lines.append(
+            f"| {name} | {100 * told['agreement']['mean']:.0f} % "
+            f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
+            f"| {100 * missed['rate']:.0f} % "
+            f"| {told['auroc']:.4f} | {100 * told['episode_missed_success']['mean']:.0f} % "
+            f"| {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} "
+            f"| {told['uncertainty']['auroc_of_doubt']:.2f} |"
+        )
+    lines += [
+        "",
+        "Agreement is of imagined and true outcome of the same starts and actions; false successes "
+        "are counted among true failures, with the 95 % interval's upper end; real episodes missed "
+        "are those solved whose real frames never pass the threshold. The last two columns are how "
+        'well an episode\'s highest `info["uncertainty"]`, and the doubt that its last success '
+        "probability leaves, foretell that its imagined outcome is wrong (0.5 is chance).",
+    ]
+    return "\n".join(lines)
+
+
+def _probe_table(report: dict[str, Any]) -> str:
+    """M3 by probe: what is imagined to succeed of what nobody would call skilled."""
+    tasks = report["tasks"]
+    lines = [
+        "| probe | true success | imagined | optimism | " + " | ".join(tasks) + " |",
+        "|---" * (len(tasks) + 4) + "|",
+    ]
+    for name, told in report["probes"].items():
+        values = [100 * told[key] for key in ("true", "imagined", "optimism", "low", "high")]
+        true, imagined, optimism, low, high = values
+        cells = [f"{100 * own['probes'][name]['optimism']:+.0f}" for own in tasks.values()]
+        lines.append(
+            f"| {name}, {told['episodes']} episodes | {true:.0f} % | {imagined:.0f} % "
+            f"| {optimism:+.0f} [{low:+.0f}, {high:+.0f}] | " + " | ".join(cells) + " |"
+        )
+    lines += [
+        "",
+        "Optimism is imagined minus true success, in points, of actions that are no policy's: the "
+        "demonstrations' backwards or shuffled, with the gripper open, random, or none; by task "
+        "in the last columns. The mean over probes hides what each alone shows.",
+    ]
+    return "\n".join(lines)
+
+
+def data_section(results: Path) -> str:
+    """What each kind of training episode buys; "" where that was not measured."""
+    path = results / "data.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    settings, rows = record["settings"], record["rows"]
+    made = {row["mixture"] for row in rows}
+    mixtures = " ".join(name for name in compare_data.MIXTURES if name in made)
+    seeds = sorted({row["seed"] for row in rows})
+    given = f"--seeds {len(seeds)} --first-seed {seeds[0]} --steps {settings['steps']}"
+    return f"""### What each kind of training episode buys
+
+Denoisers that differ in their training episodes alone, trained from nothing for \
+{settings["steps"]} steps each (the embedded one has had more, and episodes of refined policies \
+beside these), with the embedded reward head, on the same {settings["test_episodes"]} test \
+episodes and {settings["probe_episodes"]} of probes; 95 % intervals.
+`training/collect_default.sh`
+`python -m training.compare_data --mixtures {mixtures} {given}`
+
+{compare_data.format_rows(rows)}"""
+
+
+def speed_section(results: Path) -> str:
+    """The benchmark's table and plot, and fidelity by denoising steps."""
+    table = (results / "bench.md").read_text().strip()
+    steps = json.loads((results / "inference_steps.json").read_text())["rows"]
+    lines = [
+        "| denoising steps | " + " | ".join(f"PSNR@{t}" for t in FRAMES) + " | agreement |",
+        "|---" * (len(FRAMES) + 2) + "|",
+    ]
+    for row in steps:
+        cells = [f"{row['psnr'][str(t)]:.1f}" for t in FRAMES]
+        agreement = f"{100 * row['agreement']['mean']:.0f} %"
+        lines.append(f"| {row['num_inference_steps']} | " + " | ".join([*cells, agreement]) + " |")
+    sweep = "\n".join(lines)
+    return f"""### Speed
+
+`make bench`, everything in one run:
+
+{table}
+
+![cost against rows and frame size](results/bench.png)
+
+One denoising step is the default, by `python -m training.evaluate_world_model --most-steps 5` on \
+{steps[0]["episodes"]} validation episodes (of `training/build_default.sh`):
+
+{sweep}"""
