@@ -47,6 +47,11 @@ def test_world_models_differ_in_their_denoisers_alone(
     monkeypatch.setattr(train_world_model, "train", pytest.fail)  # nothing is trained twice
     run(tmp_path, monkeypatch, "--steps", "2", "--mixtures", "all")
     assert json.loads((tmp_path / "out" / "data.json").read_text()) == record
+    stale = json.loads(json.dumps(record))
+    stale["rows"][0] |= {"world_model": "of another training", "frame": 7}
+    (tmp_path / "out" / "data.json").write_text(json.dumps(stale))
+    run(tmp_path, monkeypatch, "--steps", "2", "--mixtures", "all")
+    assert json.loads((tmp_path / "out" / "data.json").read_text()) == record
     section = data_section(tmp_path / "out")
     assert "| no-random: without random actions | 12 | 0 |" in section
     assert "`python -m training.compare_data --mixtures all no-random --seeds 1 --first-seed 0" in (

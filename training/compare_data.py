@@ -133,7 +133,7 @@ def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, A
 
 
 def _at_most(rate: float | None, upper: float | None) -> str:
-    """ "-" where there was nothing to be wrong about."""
+    """A share and its upper end; a dash where there was nothing to be wrong about."""
     return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
 
 
