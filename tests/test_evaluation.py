@@ -16,6 +16,7 @@ from training.evaluate_world_model import (
     evaluate_world_model,
     format_table,
     plot,
+    plot_inference_steps,
     save_pictures,
     sweep_inference_steps,
 )
@@ -127,7 +128,8 @@ def test_the_report_has_every_figure_by_task(tmp_path: Path) -> None:
     plot(report, replays, tmp_path / "trust.png")
     rows = sweep_inference_steps(model, episodes, 2, seed=0)
     assert [row["num_inference_steps"] for row in rows] == [1, 2]
-    for name in ("trust.png", "push.png", "pull.png", "rollouts.gif", "rollouts.mp4"):
+    plot_inference_steps(rows, tmp_path / "steps.png")
+    for name in ("trust.png", "steps.png", "push.png", "pull.png", "rollouts.gif", "rollouts.mp4"):
         assert (tmp_path / name).stat().st_size > 0
     json.dumps(report)
 

@@ -166,6 +166,22 @@ def sweep_inference_steps(
     return rows
 
 
+def plot_inference_steps(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws what `sweep_inference_steps` told: fidelity, and agreement with its interval."""
+    at = [row["num_inference_steps"] for row in rows]
+    with drawing(path, columns=2, figsize=(9, 3.8)) as (left, right):
+        for frame in rows[0]["psnr"]:
+            left.plot(at, [row["psnr"][frame] for row in rows], "o-", label=f"frame {frame}")
+        left.set(xlabel="denoising steps", ylabel="PSNR, dB", title="open-loop fidelity", xticks=at)
+        left.legend(fontsize="small")
+        low, mean, high = (
+            [100 * row["agreement"][name] for row in rows] for name in ("low", "mean", "high")
+        )
+        right.plot(at, mean, "o-")
+        right.fill_between(at, low, high, alpha=0.12)
+        right.set(xlabel="denoising steps", ylabel="%", title="agreement of outcomes", xticks=at)
+
+
 def plot(report: dict[str, Any], replays: Sequence[Replay], path: Path) -> None:
     """Draws fidelity and agreement by frame, calibration, and uncertainty against error."""
     with drawing(path, columns=3, figsize=(13, 3.8)) as (left, middle, right):
@@ -240,6 +256,7 @@ def main() -> None:
         some = load_episodes(args.episodes, "validation", world_model.config.tasks)[::15]
         rows = sweep_inference_steps(world_model, some, args.most_steps, args.seed)
         save_record(steps_file, {"rows": rows})
+        plot_inference_steps(rows, steps_file.with_suffix(".png"))
     if args.pictures:
         chosen = [r for r in replays if r.episode.behaviour not in PROBES]
         save_pictures(chosen, args.out / "pictures")

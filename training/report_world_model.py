@@ -146,4 +146,6 @@ def speed_section(results: Path) -> str:
 One denoising step is the default, by `python -m training.evaluate_world_model --most-steps 5` on \
 {steps[0]["episodes"]} validation episodes (of `training/build_default.sh`):
 
-{sweep}"""
+{sweep}
+
+![fidelity and agreement by denoising steps](results/inference_steps.png)"""
