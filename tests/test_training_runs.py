@@ -248,7 +248,7 @@ def test_T7_the_same_seed_gives_the_same_weights(
 def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path):
         script = (
-            "import pathlib\nfrom training.locks import InUseError, locked\n"
+            "import pathlib\nfrom training.locks import locked\n"
             f"with locked(pathlib.Path({str(tmp_path)!r})): pass\n"
         )
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

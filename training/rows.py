@@ -9,7 +9,7 @@ from typing import Any
 
 from training.locks import held
 from training.records import save_record
-from training.settings import SettingsError
+from training.settings import SettingsError, differences
 
 Row = dict[str, Any]
 
@@ -29,14 +29,9 @@ def load_rows(path: Path, settings: dict[str, Any]) -> list[Row]:
     record = json.loads(path.read_text())
     if "settings" not in record or "rows" not in record:
         raise SettingsError(f"{path}: settings, rows: not there; choose another --out")
-    there = record["settings"]
-    differences = [
-        f"{key}: {there.get(key)!r} there, {settings.get(key)!r} now"
-        for key in sorted(set(there) | set(settings))
-        if there.get(key) != settings.get(key)
-    ]
-    if differences:
-        raise SettingsError(f"{path}: settings: {'; '.join(differences)}; choose another --out")
+    told = differences(record["settings"], settings)
+    if told:
+        raise SettingsError(f"{path}: settings: {told}; choose another --out")
     rows: list[Row] = record["rows"]
     return rows
 

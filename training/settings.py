@@ -47,6 +47,15 @@ def require_below_one(args: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected in [0, 1), got {value}")
 
 
+def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names what differs between settings as they are kept and as they are asked; "" if nothing."""
+    return "; ".join(
+        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(set(there) | set(now))
+        if there.get(key) != now.get(key)
+    )
+
+
 def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Writes the resolved arguments to `out`, or checks them against those written there.
 
@@ -67,14 +76,10 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
             kept = json.loads(path.read_text())
         except ValueError as error:
             raise SettingsError(f"{path}: not readable JSON ({error})") from None
-        differences = [
-            f"{key}: {kept.get(key)!r} there, {settings.get(key)!r} now"
-            for key in sorted((set(kept) | set(settings)) - free)
-            if kept.get(key) != settings.get(key)
-        ]
-        if differences:
+        told = differences({k: v for k, v in kept.items() if k not in free}, settings)
+        if told:
             raise SettingsError(
-                f"{out}: holds a run with other settings ({'; '.join(differences)}); "
+                f"{out}: holds a run with other settings ({told}); "
                 "choose another folder, or remove this one"
             )
         return
