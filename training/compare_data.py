@@ -28,6 +28,7 @@ from training.measured import contents
 from training.metrics import Rate
 from training.rows import Row, load_rows, save_rows
 from training.settings import keep_settings, require_at_least
+from training.trust import format_at_most
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.world_model import WorldModel
@@ -132,11 +133,6 @@ def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, A
     }
 
 
-def _at_most(rate: float | None, upper: float | None) -> str:
-    """A share and its upper end; a dash where there was nothing to be wrong about."""
-    return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
-
-
 def format_rows(rows: Sequence[Row]) -> str:
     """The rows as Markdown, per cent and points with 95 % intervals."""
     frame = rows[0]["frame"]
@@ -146,7 +142,8 @@ def format_rows(rows: Sequence[Row]) -> str:
         "|---" * 9 + "|",
     ]
     for row in rows:
-        false, missed = (_at_most(**row[name]) for name in ("false_success", "missed_success"))
+        wrong = (row[name] for name in ("false_success", "missed_success"))
+        false, missed = (format_at_most(**one) for one in wrong)
         optimism = row["optimism"] and "{:+.0f} [{:+.0f}, {:+.0f}]".format(
             *(100 * row["optimism"][name] for name in ("optimism", "low", "high"))
         )

@@ -18,6 +18,7 @@ from training import command
 from training.measured import contents, load_measured
 from training.policy_table import describe_agreement
 from training.settings import SettingsError
+from training.trust import format_at_most
 from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
@@ -147,8 +148,7 @@ def _report_text(report: dict[str, Any]) -> str:
         false, missed = figures["false_success"], figures["missed_success"]
         lines.append(
             f"| {task} | {figures['episodes']} | {100 * figures['agreement']['mean']:.0f} % "
-            f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
-            f"| {100 * missed['rate']:.0f} % ({100 * missed['upper']:.0f} %) "
+            f"| {format_at_most(**false)} | {format_at_most(**missed)} "
             f"| {figures['auroc']:.4f} |"
         )
     return "\n".join(lines)

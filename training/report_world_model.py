@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training import compare_data
-from training.trust import FRAMES
+from training.trust import FRAMES, format_at_most
 
 
 def fidelity_section(results: Path) -> str:
@@ -58,7 +58,7 @@ def _trust_table(report: dict[str, Any]) -> str:
         false, missed = told["false_success"], told["missed_success"]
         lines.append(
             f"| {name} | {100 * told['agreement']['mean']:.0f} % "
-            f"| {100 * false['rate']:.0f} % ({100 * false['upper']:.0f} %) "
+            f"| {format_at_most(**false)} "
             f"| {100 * missed['rate']:.0f} % "
             f"| {told['auroc']:.4f} | {100 * told['episode_missed_success']['mean']:.0f} % "
             f"| {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} "
