@@ -9,7 +9,9 @@ import pytest
 from conftest import make_tiny_world_model
 from episode_factory import write_episodes
 
-from training import compare_data, train_world_model
+from training import compare_data, reproduce, train_world_model
+from training.comparison_table import save_comparison
+from training.measured import Measured
 from training.report_world_model import data_section
 from training.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
@@ -57,6 +59,19 @@ def test_world_models_differ_in_their_denoisers_alone(
     assert "`python -m training.compare_data --mixtures all no-random --seeds 1 --first-seed 0" in (
         section
     )
+    assert "Refined in" not in section
+    policies = [
+        Measured("hammer", 50, 2, method, reproduce.Args().recipe, "0123", 100, real, 5)
+        for method, real in (("cloned", 30), ("refined", 45))
+    ]
+    save_comparison(policies, tmp_path / "out" / "data" / "all-0")
+    section = data_section(tmp_path / "out")
+    assert "| refined: refined in imagination, as in the table | 45 | +15 of 1 |" in section
+    assert (
+        "`python -m training.compare --tasks hammer --methods cloned refined --seeds 1 "
+        "--first-seed 2 --world-model runs/data/all-0/world_model --work runs/data/all-0/policies "
+        "--out results/data/all-0`"
+    ) in section
     assert data_section(tmp_path) == ""
     with pytest.raises(SettingsError, match="data.json: settings: steps: 2 there, 3 now"):
         run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
 from training import clone_policy, compare, methods, reproduce, td3_bc
+from training.comparison_table import format_overview, format_rounds, save_comparison
 from training.episodes import Episode, EpisodeError
-from training.evaluate import format_rate
+from training.formatting import format_points, format_rate
 from training.judge import snapshot_path
 from training.measured import Measured, load_measured
-from training.metrics import share
+from training.metrics import mean_with_interval, share
 from training.policy import actor_parameters, load_policy
 from training.settings import SettingsError
 
@@ -174,10 +176,10 @@ def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> 
         recipe = compare.Args().recipe
         return Measured("hammer", 5, seed, method, recipe, "0123", 10, real, imagined)
 
-    compare.save_comparison([policy("refined", 0, 9)], tmp_path)
+    save_comparison([policy("refined", 0, 9)], tmp_path)
     assert "| refined: " in (tmp_path / "comparison.md").read_text()
-    compare.save_comparison([policy("refined", 0, 4), policy("refined", 1, 8, 9)], tmp_path)
-    compare.save_comparison([policy("cloned", 0, 3)], tmp_path)
+    save_comparison([policy("refined", 0, 4), policy("refined", 1, 8, 9)], tmp_path)
+    save_comparison([policy("cloned", 0, 3)], tmp_path)
     kept = load_measured(tmp_path / "comparison.json")
     assert [(p.method, p.seed, p.real) for p in kept] == [
         ("cloned", 0, 3),
@@ -188,14 +190,55 @@ def test_the_comparison_pools_seeds_and_keeps_other_policies(tmp_path: Path) -> 
     assert "| method | pooled, real (imagined) | seed 0 | seed 1 |" in table
     assert "(50) | 30 (50) | - |" in table
     assert f"{format_rate(share(12, 20))} (70) | 40 (50) | 80 (90) |" in table
+    assert "`python -m training.compare --tasks hammer --methods cloned refined --seeds 1" in table
     with pytest.raises(ValueError, match="methods"):
         compare.Args(methods=("magic",))
+
+
+def test_the_overview_has_a_line_a_method_and_its_gain_over_the_same_clones() -> None:
+    def policy(method: str, task: str, seed: int, real: int) -> Measured:
+        return Measured(task, 5, seed, method, {}, "0123", 10, real, 5)
+
+    clones = [policy("cloned", "hammer", seed, 3 + seed) for seed in (0, 1)]
+    clones.append(policy("cloned", "soccer", 1, 1))
+    made = [
+        policy("refined", "hammer", 0, 5),
+        policy("refined", "hammer", 1, 5),
+        policy("refined", "soccer", 1, 4),
+        policy("longer", "hammer", 1, 3),
+        policy("last", "hammer", 2, 9),  # its clone was not measured
+    ]
+    lines = format_overview([*clones, *made]).splitlines()
+    assert lines[0] == "| method | soccer | hammer | more than the clone |"
+    told = {line.split(":")[0][2:]: line.split(" | ")[1:] for line in lines[2:]}
+    assert told["cloned"] == ["10", "30, 40, -", " |"]
+    gained = mean_with_interval([0.2, 0.1, 0.3])
+    assert gained.low < 0 < gained.mean == 0.2
+    assert told["refined"] == ["40", "50, 50, -", f"{format_points(gained)} of 3 |"]
+    assert told["longer"] == ["", "-, 30, -", "-10 of 1 |"]
+    assert told["last"] == ["", "-, -, 90", " |"]
+
+
+def test_rounds_stand_beside_what_had_none() -> None:
+    def cell(task: str, methods: Sequence[str]) -> list[Measured]:
+        reals = {"cloned": 2, "refined": 3, "filtered": 4, "round": 5}
+        return [Measured(task, 5, 0, m, {}, "0123", 10, reals[m], 1) for m in methods]
+
+    some = cell("hammer", ["cloned", "refined", "filtered"])
+    assert format_rounds(some) == ""
+    every = ["cloned", "refined", "filtered", "round"]
+    lines = format_rounds([*cell("soccer", every), *some]).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith(f"| soccer | 0 | {format_rate(share(2, 10))} (10) |")
+    assert (
+        lines[3] == "| **mean** | | 20.0 % (10.0) | 30.0 % (10.0) | 40.0 % (10.0) | 50.0 % (10.0) |"
+    )
 
 
 def test_two_comparisons_at_once_lose_nothing(tmp_path: Path) -> None:
     def add(seed: int) -> None:
         one = Measured("hammer", 5, seed, "cloned", {}, "0123", 10, 5, 5)
-        compare.save_comparison([one], tmp_path)
+        save_comparison([one], tmp_path)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(24)))

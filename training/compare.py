@@ -10,25 +10,15 @@ folder and settings it shares) and is evaluated from the same held-out starts. W
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from training import command
-from training.evaluate import format_rate
-from training.locks import held
-from training.measured import (
-    Measured,
-    by_task,
-    merge_measured,
-    plain,
-    pooled,
-    require_one_recipe,
-)
+from training.comparison_table import format_comparison, save_comparison
+from training.formatting import format_rate
+from training.measured import Measured, by_task, require_one_recipe
 from training.methods import METHODS, MethodArgs, claim_rollouts
-from training.records import save_record
 from training.reproduce import WORLDS, claim, clone_cell, make_cell, measure, planned
 from world4rl_gym.world_model import WorldModel
 
@@ -54,44 +44,6 @@ class Args(MethodArgs):
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"methods: expected {', '.join(METHODS)}, got {method!r}")
-
-
-def format_comparison(policies: Sequence[Measured]) -> str:
-    """A task's policies as Markdown: real (imagined) success in per cent, pooled and by seed.
-
-    Intervals, 95 %, are those of the pooled real success.
-    """
-    seeds = sorted({policy.seed for policy in policies})
-    apart = seeds if len(seeds) > 1 else []
-    together = "pooled" if apart else f"seed {seeds[0]}"
-    head = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for method, (meaning, _) in METHODS.items():
-        own = {policy.seed: policy for policy in policies if policy.method == method}
-        if own:
-            real, imagined = (pooled(list(own.values()), world) for world in WORLDS)
-            cells = [f"{format_rate(real)} ({100 * imagined.mean:.0f})"]
-            cells += [
-                "{:.0f} ({:.0f})".format(*(100 * own[seed].rate(world).mean for world in WORLDS))
-                if seed in own
-                else "-"
-                for seed in apart
-            ]
-            lines.append(f"| {method}: {meaning} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def save_comparison(policies: Sequence[Measured], out: Path) -> None:
-    """Writes `comparison.json` and `comparison.md`; other policies there are kept."""
-    path = out / "comparison.json"
-    with held(out):
-        merged = merge_measured(path, policies)
-        save_record(path, {"policies": plain(merged)})
-        parts = [
-            f"{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}\n"
-            for (number, task), group in by_task(merged).items()
-        ]
-        (out / "comparison.md").write_text("\n".join(parts))
 
 
 def make_and_measure(args: Args, world_model: WorldModel, plan: Measured) -> Measured:

@@ -22,13 +22,12 @@ import tyro
 
 from training import command, train_world_model
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
-from training.evaluate import format_rate
 from training.evaluate_world_model import GROUPS, evaluate_world_model
+from training.formatting import format_at_most, format_optimism, format_rate
 from training.measured import contents
 from training.metrics import Rate
 from training.rows import Row, load_rows, save_rows
 from training.settings import keep_settings, require_at_least
-from training.trust import format_at_most
 from world4rl_gym.components import load_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.world_model import WorldModel
@@ -144,9 +143,7 @@ def format_rows(rows: Sequence[Row]) -> str:
     for row in rows:
         wrong = (row[name] for name in ("false_success", "missed_success"))
         false, missed = (format_at_most(**one) for one in wrong)
-        optimism = row["optimism"] and "{:+.0f} [{:+.0f}, {:+.0f}]".format(
-            *(100 * row["optimism"][name] for name in ("optimism", "low", "high"))
-        )
+        optimism = row["optimism"] and format_optimism(row["optimism"])
         policy, random = (row["psnr"].get(group, math.nan) for group in GROUPS)
         lines.append(
             f"| {row['mixture']}: {MIXTURES[row['mixture']][0]} | {row['episodes']} "

@@ -18,7 +18,8 @@ from typing import Any
 import tyro
 
 from training import clone_policy, command, refine_policy
-from training.evaluate import Evaluation, evaluate, format_rate, imagined_outcomes
+from training.evaluate import Evaluation, evaluate, imagined_outcomes
+from training.formatting import format_rate
 from training.judge import Measurement, split_starts
 from training.pictures import drawing
 from training.policy import load_policy

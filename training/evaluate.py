@@ -23,6 +23,7 @@ import tyro
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from training import command
+from training.formatting import format_rate
 from training.metrics import Rate, policy_agreement, rate
 from training.pictures import drawing, save_videos
 from training.policy import PolicyError, load_policy, load_policy_config, sample_actions
@@ -238,13 +239,6 @@ def evaluate(
         done = real_episodes(policy, seeds, workers, intended)
         planned = np.array([e.solved for e in done])
     return Evaluation(task, outcomes, solved, planned)
-
-
-def format_rate(value: Rate | None) -> str:
-    """`62 % [48, 75]`, or a dash."""
-    if value is None:
-        return "-"
-    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
 def draw_scatter(records: Sequence[dict[str, Any]], path: Path) -> None:

@@ -57,6 +57,15 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Rate:
     return Rate(round(float(gap.mean()), 4), round(low, 4), round(high, 4))
 
 
+def mean_with_interval(values: Sequence[float]) -> Rate:
+    """The mean of `(N,)` values with Student's 95 % interval; NaN ends it of fewer than three."""
+    middle = float(np.mean(values)) if len(values) else float("nan")
+    reach = float("nan")
+    if len(values) > 2:
+        reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Rate(*(round(one, 4) for one in (middle, middle - reach, middle + reach)))
+
+
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: how often a positive outranks a negative; NaN without both."""
     labels = np.asarray(labels, bool)

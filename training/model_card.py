@@ -15,10 +15,10 @@ from typing import Any
 import tyro
 
 from training import command
+from training.formatting import format_at_most
 from training.measured import contents, load_measured
 from training.policy_table import describe_agreement
 from training.settings import SettingsError
-from training.trust import format_at_most
 from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluate import draw_scatter, format_rate
+from training.evaluate import draw_scatter
+from training.formatting import format_rate
 from training.locks import held
 from training.measured import Measured, by_demonstrations, merge_measured, plain, pooled
-from training.metrics import Rate, policy_agreement
+from training.metrics import Rate, mean_with_interval, policy_agreement
 from training.pictures import drawing
 from training.real_env import TASKS
 from training.records import save_record
@@ -62,6 +63,13 @@ def make_row(policies: Sequence[Measured]) -> dict[str, Any]:
     row["gap_before"] = round(row["imagined_before"]["mean"] - row["cloned"]["mean"], 4)
     row["gap_after"] = round(row["imagined_after"]["mean"] - row["refined"]["mean"], 4)
     return row
+
+
+def gains(policies: Sequence[Measured]) -> Rate:
+    """How much more refined policies solve in reality than their clones, mean over policies."""
+    real = {(p.task, p.seed, p.method): p.rate("real").mean for p in policies}
+    pairs = [key[:2] for key in real if key[2] == "cloned"]
+    return mean_with_interval([real[*pair, "refined"] - real[*pair, "cloned"] for pair in pairs])
 
 
 def make_rows(policies: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -6,13 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.compare import format_comparison
-from training.measured import Measured, by_demonstrations, by_task, load_measured
-from training.methods import METHODS
-from training.policy_table import describe_agreement, format_table, make_rows
-from training.real_env import TASKS
-from training.reproduce import Args as TableArgs
-from training.settings import SettingsError
+from training.command_lines import table_lines
+from training.comparison_table import format_overview, format_rounds
+from training.formatting import format_points
+from training.measured import Measured, by_demonstrations, load_measured
+from training.policy_table import describe_agreement, format_table, gains, make_rows
 
 
 def policies_section(results: Path) -> str:
@@ -28,15 +26,12 @@ def policies_section(results: Path) -> str:
         "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
     ]
     for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
-        commands = [
-            "python -m training.reproduce --tasks "
-            + ("all" if len(tasks) == len(TASKS) else " ".join(t for t in TASKS if t in tasks))
-            + flags
-            for tasks, flags in _grids(policies, "task")
-        ]
+        commands = "\n".join(f"`{line}`" for line in table_lines(policies))
         parts += [
-            _told(policies, commands),
+            f"{_told(policies)}\n{commands}",
             format_table(make_rows(policies)),
+            f"Refinement changed real success by {format_points(gains(policies))} points, mean of "
+            f"{len(policies) // 2} policies (Student's t).",
             f"![real success before and after](results/table-{number}.png)",
         ]
     parts += [
@@ -53,63 +48,35 @@ def comparison_section(results: Path) -> str:
         return ""
     parts = [
         "### Beside other ways to use the same data",
-        "From the table's starts, real success in per cent with its 95 % interval, imagined "
-        "success in brackets; pooled over the seeds whose figures stand beside. What learns from "
-        "episodes has the demonstrations and 50 real rollouts of the clone.",
+        "From the table's starts. What learns from episodes has the demonstrations and 50 real "
+        "rollouts of the clone. A cell has the real success of each seed, in per cent; the last "
+        "column is how much more than their clones a method's policies solve, in points, mean over "
+        "as many policies (95 %, Student's t, of three or more); it compares methods only where "
+        "their cells are the same. Intervals, imagined success and each cell's command stand in "
+        "[results/comparison.md](results/comparison.md).",
     ]
-    for (_, task), group in by_task(load_measured(path)).items():
-        commands = [
-            f"python -m training.compare --tasks {task} --methods "
-            + " ".join(method for method in METHODS if method in methods)
-            + flags
-            for methods, flags in _grids(group, "method")
+    for policies in by_demonstrations(load_measured(path)).values():
+        parts += [
+            _told(policies),
+            format_overview(policies),
         ]
-        parts += [f"**{task}**. {_told(group, commands)}", format_comparison(group)]
+        rounds = format_rounds(policies)
+        if rounds:
+            parts += [
+                "Without and with **one round** of 50 real episodes: the solved ones among the "
+                "clone's rollouts join the demonstrations, are cloned anew (*filtered*) and "
+                "refined again (*round*). The world model stays as it is.",
+                rounds,
+            ]
     return "\n\n".join(parts)
 
 
-def _told(policies: Sequence[Measured], commands: Sequence[str]) -> str:
-    """Of what clones some policies are, and the commands that made them."""
+def _told(policies: Sequence[Measured]) -> str:
+    """Of what clones some policies are."""
     seeds = sorted({policy.seed for policy in policies})
     every = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in seeds)}"
     one = policies[0]
-    words = f"Clones of {one.demonstrations} demonstrations, {every}, {one.episodes} episodes a "
-    return "\n".join([f"{words}figure and seed:", *(f"`{command}`" for command in commands)])
-
-
-def _grids(policies: Sequence[Measured], name: str) -> list[tuple[set[str], str]]:
-    """What was measured with which seeds: tasks or methods, and a command's flags for the rest.
-
-    Seeds that follow each other and have the same of them share a command.
-
-    Raises:
-        SettingsError: The policies were made by different recipes.
-    """
-    one = policies[0]
-    if len({policy.made_by for policy in policies}) > 1:
-        raise SettingsError(
-            f"recipe: policies of {one.demonstrations} demonstrations were made by different ones"
-        )
-    grids: list[tuple[set[str], list[int]]] = []
-    for seed in sorted({policy.seed for policy in policies}):
-        own = {getattr(policy, name) for policy in policies if policy.seed == seed}
-        if grids and grids[-1][0] == own and grids[-1][1][-1] == seed - 1:
-            grids[-1][1].append(seed)
-        else:
-            grids.append((own, [seed]))
-    told = []
-    for own, seeds in grids:
-        given = {"first_seed": seeds[0], "demonstrations": one.demonstrations, **one.recipe}
-        given["episodes"] = one.episodes
-        changed = {k: v for k, v in given.items() if v != getattr(TableArgs, k)}
-        few = "".join(_flag(k, value) for k, value in changed.items())
-        told.append((own, f" --seeds {len(seeds)}{few}"))
-    return told
-
-
-def _flag(name: str, value: float) -> str:
-    """As a command line takes it, a blank before."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f" --{flag}" if value else f" --no-{flag}"
-    return f" --{flag} {value}"
+    return (
+        f"Clones of {one.demonstrations} demonstrations, {every}, {one.episodes} episodes a figure "
+        "and seed:"
+    )

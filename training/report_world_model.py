@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from training import compare_data
-from training.trust import FRAMES, format_at_most
+from training.command_lines import comparison_lines
+from training.comparison_table import format_overview
+from training.formatting import format_at_most, format_optimism
+from training.measured import by_task, load_measured
+from training.trust import FRAMES
 
 
 def fidelity_section(results: Path) -> str:
@@ -83,12 +87,12 @@ def _probe_table(report: dict[str, Any]) -> str:
         "|---" * (len(tasks) + 4) + "|",
     ]
     for name, told in report["probes"].items():
-        values = [100 * told[key] for key in ("true", "imagined", "optimism", "low", "high")]
-        true, imagined, optimism, low, high = values
         cells = [f"{100 * own['probes'][name]['optimism']:+.0f}" for own in tasks.values()]
         lines.append(
-            f"| {name}, {told['episodes']} episodes | {true:.0f} % | {imagined:.0f} % "
-            f"| {optimism:+.0f} [{low:+.0f}, {high:+.0f}] | " + " | ".join(cells) + " |"
+            f"| {name}, {told['episodes']} episodes | {100 * told['true']:.0f} % "
+            f"| {100 * told['imagined']:.0f} % | {format_optimism(told)} | "
+            + " | ".join(cells)
+            + " |"
         )
     lines += [
         "",
@@ -119,7 +123,26 @@ episodes and {settings["probe_episodes"]} of probes; 95 % intervals.
 `training/collect_default.sh`
 `python -m training.compare_data --mixtures {mixtures} {given}`
 
-{compare_data.format_rows(rows)}"""
+{compare_data.format_rows(rows)}{_refined_in(results / "data")}"""
+
+
+def _refined_in(folder: Path) -> str:
+    """What refinement makes of the same clones in the world models of mixtures, one folder each."""
+    told = []
+    for path in sorted(folder.glob("*/comparison.json")):
+        name = path.parent.name
+        lines = [
+            line
+            for group in by_task(load_measured(path)).values()
+            for line in comparison_lines(
+                group,
+                f" --world-model runs/data/{name}/world_model --work runs/data/{name}/policies"
+                f" --out results/data/{name}",
+            )
+        ]
+        commands = "\n".join(f"`{line}`" for line in lines)
+        told.append(f"**Refined in {name}**:\n{commands}\n\n{format_overview(load_measured(path))}")
+    return "".join(f"\n\n{one}" for one in told)
 
 
 def speed_section(results: Path) -> str:

@@ -21,7 +21,8 @@ from typing import Any, Literal
 import tyro
 
 from training import command
-from training.evaluate import evaluate, format_rate
+from training.evaluate import evaluate
+from training.formatting import format_rate
 from training.judge import snapshot_path
 from training.measured import contents
 from training.metrics import Rate

@@ -147,11 +147,6 @@ def outcomes(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
     }
 
 
-def format_at_most(rate: float | None, upper: float | None) -> str:
-    """A share of wrong outcomes and its interval's upper end; a dash where none could be wrong."""
-    return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
-
-
 def optimism(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
     """M3: imagined minus true success under probe actions that nobody would call skilled.
 

@@ -1,0 +1,33 @@
+"""How measured figures are written in tables and on the console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from training.metrics import Rate
+
+
+def format_rate(value: Rate | None) -> str:
+    """`62 % [48, 75]`, or a dash."""
+    if value is None:
+        return "-"
+    return f"{100 * value.mean:.0f} % [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+
+
+def format_points(value: Rate) -> str:
+    """A difference of two shares, `+5 [-2, +11]`; without the interval where there is none."""
+    told = f"{100 * value.mean:+.0f}"
+    if math.isnan(value.low):
+        return told
+    return f"{told} [{100 * value.low:+.0f}, {100 * value.high:+.0f}]"
+
+
+def format_optimism(told: Mapping[str, float]) -> str:
+    """What `training.trust.optimism` told, in points."""
+    return format_points(Rate(told["optimism"], told["low"], told["high"]))
+
+
+def format_at_most(rate: float | None, upper: float | None) -> str:
+    """A share of wrong outcomes and its interval's upper end; a dash where none could be wrong."""
+    return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
