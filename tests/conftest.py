@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.policy import PolicyConfig, make_policy, save_policy
+from training.policy import make_policy, save_policy
+from training.policy_network import PolicyConfig
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.reward import RewardHead, RewardHeadConfig

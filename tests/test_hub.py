@@ -21,7 +21,8 @@ from tampering import DENOISER, INDEX, refused
 from test_loading_folders import contents, unprivileged
 
 import world4rl_gym
-from training.policy import GaussianCnnPolicy, PolicyConfig, PolicyError, make_policy
+from training.policy import GaussianCnnPolicy, PolicyError, make_policy
+from training.policy_network import PolicyConfig
 from world4rl_gym import pretrained
 from world4rl_gym.model_index import ALL_FILES, PART_FILES
 from world4rl_gym.pretrained import PretrainedModel

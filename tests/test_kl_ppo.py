@@ -7,13 +7,8 @@ import torch
 from conftest import make_tiny_world_model
 
 from training.kl_ppo import KLPPO
-from training.policy import (
-    GaussianCnnPolicy,
-    PolicyConfig,
-    actor_parameters,
-    make_policy,
-    policy_arguments,
-)
+from training.policy import GaussianCnnPolicy, actor_parameters, make_policy, policy_arguments
+from training.policy_network import PolicyConfig
 from world4rl_gym.sb3 import ImaginedVecEnv
 
 CONFIG = PolicyConfig("push", 16, 3)

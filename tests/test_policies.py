@@ -14,14 +14,8 @@ from episode_factory import make_episode, write_episodes
 from training import clone_policy, train_reward_head
 from training.episodes import EpisodeError
 from training.evaluate import check_policy_fits, imagined_outcomes
-from training.policy import (
-    PolicyConfig,
-    PolicyError,
-    load_policy,
-    make_policy,
-    sample_actions,
-    save_policy,
-)
+from training.policy import PolicyError, load_policy, make_policy, sample_actions, save_policy
+from training.policy_network import PolicyConfig
 from training.settings import SettingsError, keep_settings
 from world4rl_gym.initial_frames import InitialFrames
 

@@ -19,7 +19,6 @@ from test_loading_folders import contents, files_limited_to
 from training.policy import (
     POLICY_FILE,
     GaussianCnnPolicy,
-    PolicyConfig,
     PolicyError,
     ensemble,
     load_policy,
@@ -28,6 +27,7 @@ from training.policy import (
     policy_arguments,
     save_policy,
 )
+from training.policy_network import PolicyConfig
 from world4rl_gym.sb3 import ImaginedVecEnv
 
 CONFIG = PolicyConfig("push", 16, 3, features=16, hidden=8)

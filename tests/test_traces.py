@@ -10,7 +10,8 @@ import pytest
 from gl import needs_gl
 
 from training.judge import snapshot_path
-from training.policy import PolicyConfig, make_policy, save_policy
+from training.policy import make_policy, save_policy
+from training.policy_network import PolicyConfig
 from training.rows import save_rows
 from training.trace_refinement import Args, place, plot, trace
 from world4rl_gym.world_model import WorldModel

@@ -20,13 +20,8 @@ from tqdm import tqdm
 from training import command
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.locks import locked
-from training.policy import (
-    GaussianCnnPolicy,
-    PolicyConfig,
-    actor_parameters,
-    make_policy,
-    save_policy,
-)
+from training.policy import GaussianCnnPolicy, actor_parameters, make_policy, save_policy
+from training.policy_network import PolicyConfig
 from training.settings import keep_settings, require_above, require_at_least
 from world4rl_gym.pixels import channels_first
 

@@ -37,14 +37,13 @@ from training.judge import Judge, split_starts
 from training.kl_ppo import KLPPO
 from training.locks import locked
 from training.policy import (
-    MOST_MEMBERS,
     GaussianCnnPolicy,
-    PolicyConfig,
     load_policy,
     load_policy_config,
     policy_arguments,
     save_policy,
 )
+from training.policy_network import MOST_MEMBERS, PolicyConfig
 from training.records import save_record
 from training.settings import (
     SettingsError,

@@ -31,13 +31,13 @@ from training.clone_policy import random_shift
 from training.episodes import Episode, EpisodeError, load_episodes
 from training.locks import locked
 from training.policy import (
-    FrameEncoder,
     GaussianCnnPolicy,
     actor_parameters,
     load_policy,
     load_policy_config,
     save_policy,
 )
+from training.policy_network import FrameEncoder
 from training.settings import keep_settings, require_at_least, require_within
 from world4rl_gym.pixels import channels_first
 
