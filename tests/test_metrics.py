@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from training.formatting import format_at_most, format_optimism, format_points, format_rate
 from training.metrics import (
     auroc,
     expected_calibration_error,
     maximum_rank_violation,
+    mean_with_interval,
     paired_difference,
     policy_agreement,
     psnr,
@@ -91,3 +95,23 @@ def test_tasks_that_differ_do_not_hide_what_is_ranked_wrongly_within_each() -> N
     assert told["pearson"] > 0.9
     assert told["pearson_within_task"] == -1
     assert told["mmrv_within_task"] == pytest.approx(0.1)
+
+
+def test_a_mean_has_students_interval_from_three_values_on() -> None:
+    told = mean_with_interval([0.1, 0.2, 0.6])
+    reach = 4.30265 * 0.26458 / 3**0.5  # t(2) at .975, and the sample's deviation
+    assert told.mean == 0.3
+    assert told.low == pytest.approx(0.3 - reach, abs=1e-3)
+    assert told.high == pytest.approx(0.3 + reach, abs=1e-3)
+    assert format_points(told) == "+30 [-36, +96]"
+    assert format_points(mean_with_interval([0.1, 0.2])) == "+15"
+    assert math.isnan(mean_with_interval([]).mean)
+
+
+def test_figures_that_are_not_there_are_dashes() -> None:
+    assert format_rate(None) == "-"
+    assert format_rate(share(1, 2)) == "50 % [1, 99]"
+    assert format_at_most(0.03, 0.069) == "3 % (7 %)"
+    for rate in (None, math.nan):
+        assert format_at_most(rate, rate) == "-"
+    assert format_optimism({"optimism": -0.01, "low": -0.05, "high": 0.03}) == "-1 [-5, +3]"

@@ -22,6 +22,7 @@ import tyro
 
 from training import command
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
+from training.formatting import format_at_most
 from training.pictures import comparison_strip, drawing, save_image, save_videos
 from training.records import save_record
 from training.settings import require_at_least
@@ -115,8 +116,7 @@ def format_table(report: dict[str, Any]) -> str:
             shared = [
                 f"{figures[group]['ssim'].get('50', float('nan')):.3f}",
                 f"{100 * figures['agreement']['mean']:.0f} %",
-                f"{100 * figures['false_success']['rate']:.0f} % "
-                f"({100 * figures['false_success']['upper']:.0f} %)",
+                format_at_most(**figures["false_success"]),
                 f"{figures['auroc']:.4f}",
             ]
             lines.append(f"| {name} | {group} | " + " | ".join(cells + shared) + " |")

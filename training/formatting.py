@@ -30,4 +30,6 @@ def format_optimism(told: Mapping[str, float]) -> str:
 
 def format_at_most(rate: float | None, upper: float | None) -> str:
     """A share of wrong outcomes and its interval's upper end; a dash where none could be wrong."""
-    return "-" if rate is None or upper is None else f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
+    if rate is None or upper is None or math.isnan(rate):
+        return "-"
+    return f"{100 * rate:.0f} % ({100 * upper:.0f} %)"
