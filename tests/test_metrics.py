@@ -110,8 +110,8 @@ def test_a_mean_has_students_interval_from_three_values_on() -> None:
 
 def test_figures_that_are_not_there_are_dashes() -> None:
     assert format_rate(None) == "-"
-    assert format_rate(share(1, 2)) == "50 % [1, 99]"
+    assert format_rate(rate([True, False])) == "50 % [1, 99]"
     assert format_at_most(0.03, 0.069) == "3 % (7 %)"
-    for rate in (None, math.nan):
-        assert format_at_most(rate, rate) == "-"
+    for missing in (None, math.nan):
+        assert format_at_most(missing, missing) == "-"
     assert format_optimism({"optimism": -0.01, "low": -0.05, "high": 0.03}) == "-1 [-5, +3]"
