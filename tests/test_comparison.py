@@ -137,6 +137,10 @@ def test_variants_of_ppo_begin_from_one_adapted_policy_and_give_their_last(
     assert not torch.equal(uncorrected.action_net.weight, found["adapted"].action_net.weight)
     ends = [actor_parameters(policy)["log_std"] for policy in found.values()]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(ends, 2))
+    unimagined = load_policy(methods.METHODS["unimagined"][1](args, "push", 0))
+    assert unimagined.config.members == 2
+    fitted = json.loads((cell / "unimagined" / "settings.json").read_text())
+    assert (fitted["imagined_demonstrations"], fitted["corrections"]) == (False, 0)
     twins = load_policy(methods.METHODS["twins"][1](args, "push", 0))
     first, second = twins.action_net.weight.chunk(2, dim=1)
     expected = load_policy(cell / "cloned").action_net.weight / 2

@@ -89,6 +89,11 @@ def _fitted(name: str, **changes: Any) -> Make:
     return make
 
 
+def _unimagined(args: MethodArgs, task: str, seed: int) -> Path:
+    real = {"imagined_demonstrations": False, "corrections": 0}
+    return refine_cell(args, task, seed, "unimagined", steps=1, **real)
+
+
 def _unadapted(args: MethodArgs, task: str, seed: int) -> Path:
     return refine_cell(args, task, seed, "unadapted", adapt_steps=0)
 
@@ -156,6 +161,10 @@ METHODS: dict[str, tuple[str, Make]] = {
     "unrepeated": (
         "so fitted without repeating what a camera saw",
         _fitted("unrepeated", real_share=0.0),
+    ),
+    "unimagined": (
+        "the ensemble of the clone and of the clone fitted once more to real frames alone",
+        _unimagined,
     ),
     "unadapted": ("PPO from the clone as it is", _unadapted),
     "last": ("PPO's last policy, alone", _last),
