@@ -90,7 +90,7 @@ def _fitted(name: str, **changes: Any) -> Make:
 
 
 def _unimagined(args: MethodArgs, task: str, seed: int) -> Path:
-    real = {"imagined_demonstrations": False, "corrections": 0}
+    real: dict[str, Any] = {"imagined_demonstrations": False, "corrections": 0}
     return refine_cell(args, task, seed, "unimagined", steps=1, **real)
 
 
