@@ -9,7 +9,8 @@ import pytest
 from conftest import make_tiny_world_model
 from episode_factory import write_episodes
 
-from training import compare_data, reproduce, train_world_model
+from training import compare, compare_data, reproduce, train_world_model
+from training.command_lines import flags
 from training.comparison_table import save_comparison
 from training.measured import Measured
 from training.report_world_model import data_section
@@ -64,14 +65,16 @@ def test_world_models_differ_in_their_denoisers_alone(
         Measured("hammer", 50, 2, method, reproduce.Args().recipe, "0123", 100, real, 5)
         for method, real in (("cloned", 30), ("refined", 45))
     ]
-    save_comparison(policies, tmp_path / "out" / "data" / "all-0")
+    folder = tmp_path / "out" / "mixtures" / "all-0"
+    args = compare.Args(world_model="model", out=Path("here"))
+    save_comparison(policies, folder, flags(args, compare.PLACES))
     section = data_section(tmp_path / "out")
     assert "| refined: refined in imagination, as in the table | 45 | +15 of 1 |" in section
+    assert "(results/mixtures/all-0/comparison.md)" in section
     assert (
         "`python -m training.compare --tasks hammer --methods cloned refined --seeds 1 "
-        "--first-seed 2 --world-model runs/data/all-0/world_model --work runs/data/all-0/policies "
-        "--out results/data/all-0`"
-    ) in section
+        "--first-seed 2 --world-model model --out here`"
+    ) in (folder / "comparison.md").read_text()
     assert data_section(tmp_path) == ""
     with pytest.raises(SettingsError, match="data.json: settings: steps: 2 there, 3 now"):
         run(tmp_path, monkeypatch, "--steps", "3", "--mixtures", "all")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from training.measured import Measured
 from training.methods import METHODS
@@ -63,13 +64,20 @@ def _grids(policies: Sequence[Measured], name: str) -> list[tuple[set[str], str]
     for own, seeds in grids:
         given = {"first_seed": seeds[0], "demonstrations": one.demonstrations, **one.recipe}
         given["episodes"] = one.episodes
-        changed = {k: v for k, v in given.items() if v != getattr(Args, k)}
-        few = "".join(_flag(k, value) for k, value in changed.items())
-        told.append((own, f" --seeds {len(seeds)}{few}"))
+        told.append((own, f" --seeds {len(seeds)}{_changed(given)}"))
     return told
 
 
-def _flag(name: str, value: float) -> str:
+def flags(args: Args, names: Sequence[str]) -> str:
+    """Those of these settings that are not the defaults, as a command line takes them."""
+    return _changed({name: getattr(args, name) for name in names})
+
+
+def _changed(given: Mapping[str, Any]) -> str:
+    return "".join(_flag(k, value) for k, value in given.items() if value != getattr(Args, k))
+
+
+def _flag(name: str, value: Any) -> str:
     """As a command line takes it, a blank before."""
     flag = name.replace("_", "-")
     if isinstance(value, bool):

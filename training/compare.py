@@ -15,12 +15,16 @@ from typing import Annotated
 import tyro
 
 from training import command
+from training.command_lines import flags
 from training.comparison_table import format_comparison, save_comparison
 from training.formatting import format_rate
 from training.measured import Measured, by_task, require_one_recipe
 from training.methods import METHODS, MethodArgs, claim_rollouts
 from training.reproduce import WORLDS, claim, clone_cell, make_cell, measure, planned
 from world4rl_gym.world_model import WorldModel
+
+PLACES = ("world_model", "episodes_folder", "work", "out")
+"""Arguments of which what was measured does not tell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,7 @@ def main() -> None:
         told = ", ".join(f"{world} {format_rate(one.rate(world))}" for world in WORLDS)
         print(f"{one.task}, seed {one.seed}, {one.method}: {told}", flush=True)
         made.append(one)
-        save_comparison(made, args.out)
+        save_comparison(made, args.out, flags(args, PLACES))
     for (number, task), group in by_task(made).items():
         print(f"\n{task}, clones of {number} demonstrations:\n\n{format_comparison(group)}")
 

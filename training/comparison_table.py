@@ -99,15 +99,21 @@ def format_rounds(policies: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def save_comparison(policies: Sequence[Measured], out: Path) -> None:
-    """Writes `comparison.json` and `comparison.md`; other policies there are kept."""
+def save_comparison(policies: Sequence[Measured], out: Path, more: str = "") -> None:
+    """Writes `comparison.json` and `comparison.md`; other policies there are kept.
+
+    Args:
+        policies: The policies.
+        out: The folder; made where it is missing.
+        more: Arguments that the commands end with, a blank before.
+    """
     path = out / "comparison.json"
     with held(out):
         merged = merge_measured(path, policies)
         save_record(path, {"policies": plain(merged)})
         parts = []
         for (number, task), group in by_task(merged).items():
-            commands = "\n".join(f"`{line}`" for line in comparison_lines(group))
+            commands = "\n".join(f"`{line}`" for line in comparison_lines(group, more))
             title = f"{task}, clones of {number} demonstrations, {group[0].episodes} episodes"
             parts.append(f"{title} a figure and seed:\n{commands}\n\n{format_comparison(group)}\n")
         (out / "comparison.md").write_text("\n".join(parts))

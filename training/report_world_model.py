@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training import compare_data
-from training.command_lines import comparison_lines
 from training.comparison_table import format_overview
 from training.formatting import format_at_most, format_optimism
-from training.measured import by_task, load_measured
+from training.measured import load_measured
 from training.trust import FRAMES
 
 
@@ -123,7 +122,7 @@ episodes and {settings["probe_episodes"]} of probes; 95 % intervals.
 `training/collect_default.sh`
 `python -m training.compare_data --mixtures {mixtures} {given}`
 
-{compare_data.format_rows(rows)}{_refined_in(results / "data")}"""
+{compare_data.format_rows(rows)}{_refined_in(results / "mixtures")}"""
 
 
 def _refined_in(folder: Path) -> str:
@@ -131,17 +130,11 @@ def _refined_in(folder: Path) -> str:
     told = []
     for path in sorted(folder.glob("*/comparison.json")):
         name = path.parent.name
-        lines = [
-            line
-            for group in by_task(load_measured(path)).values()
-            for line in comparison_lines(
-                group,
-                f" --world-model runs/data/{name}/world_model --work runs/data/{name}/policies"
-                f" --out results/data/{name}",
-            )
-        ]
-        commands = "\n".join(f"`{line}`" for line in lines)
-        told.append(f"**Refined in {name}**:\n{commands}\n\n{format_overview(load_measured(path))}")
+        told.append(
+            f"**Refined in the world model of {name}**, real success of each seed "
+            f"([commands, intervals](results/mixtures/{name}/comparison.md)):\n\n"
+            f"{format_overview(load_measured(path))}"
+        )
     return "".join(f"\n\n{one}" for one in told)
 
 
