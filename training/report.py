@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from training import command
-from training.report_policies import comparison_section, policies_section
+from training.report_policies import comparison_section, policies_section, stopping_section
 from training.report_world_model import data_section, fidelity_section, speed_section
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -37,6 +37,7 @@ def render(results: Path) -> str:
     """The whole section, without its markers."""
     sections = (
         policies_section,
+        stopping_section,
         comparison_section,
         fidelity_section,
         data_section,

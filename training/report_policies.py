@@ -6,11 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from training.command_lines import table_lines
 from training.comparison_table import format_overview, format_rounds
 from training.formatting import format_points
 from training.measured import Measured, by_demonstrations, load_measured
+from training.metrics import mean_with_interval
 from training.policy_table import describe_agreement, format_table, gains, make_rows
+from training.reproduce import WORLDS
 
 
 def policies_section(results: Path) -> str:
@@ -39,6 +43,51 @@ def policies_section(results: Path) -> str:
         describe_agreement(told["agreement"]),
     ]
     return "\n\n".join(parts)
+
+
+def stopping_section(results: Path) -> str:
+    """Both successes along refinement, and what the rule chose; "" where not measured."""
+    path = results / "traces.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    settings, rows = record["settings"], record["rows"]
+    some = [row for row in rows if row["ensemble"]]
+    at = [{point["imagined_steps"]: point for point in row["points"]} for row in some]
+    stages = {
+        "the clone": [points[None] for points in at],
+        "fitted to imagined frames and corrections, before PPO": [points[0] for points in at],
+        "PPO's last policy": [row["points"][-1] for row in some],
+        "handed out: the ensemble of the clone and the chosen policy": [
+            row["ensemble"] for row in some
+        ],
+        "the best of these and of two points between, chosen by these real episodes": [
+            max([*row["points"], row["ensemble"]], key=lambda point: point["real"]["mean"])
+            for row in some
+        ],
+    }
+    lines = ["| mean | real | imagined | real, more than the clone |", "|---|---|---|---|"]
+    cloned = stages["the clone"]
+    for name, points in stages.items():
+        real, imagined = ([point[world]["mean"] for point in points] for world in WORLDS)
+        more = [one - before["real"]["mean"] for one, before in zip(real, cloned, strict=True)]
+        gained = "" if points is cloned else format_points(mean_with_interval(more))
+        lines.append(
+            f"| {name} | {100 * np.mean(real):.1f} % | {100 * np.mean(imagined):.1f} % | {gained} |"
+        )
+    table = "\n".join(lines)
+    number, seeds = rows[0]["demonstrations"], "".join(sorted({str(row["seed"]) for row in rows}))
+    return f"""### When to stop
+
+Along {len(rows)} refinements of the table's clones of {number} demonstrations, \
+{settings["episodes"]} {settings["split"]} starts a point; {len(rows) - len(some)} ended at once, \
+with a clone that imagination had nothing to teach. The means of the others:
+`python -m training.trace_refinement --run runs/reproduce/{number}/*-[{seeds}]/refined --out \
+results`
+
+{table}
+
+![real and imagined success along refinement](results/traces.png)"""
 
 
 def comparison_section(results: Path) -> str:

@@ -145,6 +145,8 @@ def plot(reports: Sequence[Row], path: Path) -> None:
             if None in places:  # the clone stands before PPO's beginning
                 places[None] = -last // 6
                 axes.set_xticks([places[None], 0, last], ["clone", 0, last])
+            elif not last:  # imagination had nothing to teach the clone
+                axes.set_xticks([0], ["clone"])
             at = list(places.values())
             for world, colour in (("real", "black"), ("imagined", "tab:blue")):
                 low, means, high = (
