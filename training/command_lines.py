@@ -19,9 +19,9 @@ def table_lines(policies: Sequence[Measured]) -> list[str]:
         SettingsError: The policies were made by different recipes.
     """
     lines = []
-    for tasks, flags in _grids(policies, "task"):
+    for tasks, rest in _grids(policies, "task"):
         told = "all" if len(tasks) == len(TASKS) else " ".join(t for t in TASKS if t in tasks)
-        lines.append(f"python -m training.reproduce --tasks {told}{flags}")
+        lines.append(f"python -m training.reproduce --tasks {told}{rest}")
     return lines
 
 
@@ -36,10 +36,10 @@ def comparison_lines(policies: Sequence[Measured], more: str = "") -> list[str]:
         SettingsError: As in `table_lines`.
     """
     lines = []
-    for made, flags in _grids(policies, "method"):
+    for made, rest in _grids(policies, "method"):
         methods = " ".join(method for method in METHODS if method in made)
         given = f"--tasks {policies[0].task} --methods {methods}"
-        lines.append(f"python -m training.compare {given}{flags}{more}")
+        lines.append(f"python -m training.compare {given}{rest}{more}")
     return lines
 
 

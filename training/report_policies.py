@@ -51,7 +51,8 @@ def stopping_section(results: Path) -> str:
     if not path.exists():
         return ""
     record = json.loads(path.read_text())
-    settings, rows = record["settings"], record["rows"]
+    settings, number = record["settings"], record["rows"][0]["demonstrations"]
+    rows = [row for row in record["rows"] if row["demonstrations"] == number]
     some = [row for row in rows if row["ensemble"]]
     at = [{point["imagined_steps"]: point for point in row["points"]} for row in some]
     stages = {
@@ -76,7 +77,7 @@ def stopping_section(results: Path) -> str:
             f"| {name} | {100 * np.mean(real):.1f} % | {100 * np.mean(imagined):.1f} % | {gained} |"
         )
     table = "\n".join(lines)
-    number, seeds = rows[0]["demonstrations"], "".join(sorted({str(row["seed"]) for row in rows}))
+    seeds = "".join(sorted({str(row["seed"]) for row in rows}))
     return f"""### When to stop
 
 Along {len(rows)} refinements of the table's clones of {number} demonstrations, \
