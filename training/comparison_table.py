@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from training.command_lines import comparison_lines
-from training.formatting import format_points, format_rate
+from training.formatting import format_points, format_rate, table_head, table_line
 from training.locks import held
-from training.measured import Measured, by_task, merge_measured, plain, pooled
+from training.measured import Measured, by_task, gains, merge_measured, plain, pooled
 from training.methods import METHODS
 from training.metrics import mean_with_interval
 from training.real_env import TASKS
@@ -30,7 +30,7 @@ def format_comparison(policies: Sequence[Measured]) -> str:
     apart = seeds if len(seeds) > 1 else []
     together = "pooled" if apart else f"seed {seeds[0]}"
     head = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
-    lines = _head(head)
+    lines = table_head(head)
     for method, (meaning, _) in METHODS.items():
         own = {policy.seed: policy for policy in policies if policy.method == method}
         if own:
@@ -42,7 +42,7 @@ def format_comparison(policies: Sequence[Measured]) -> str:
                 else "-"
                 for seed in apart
             ]
-            lines.append(f"| {method}: {meaning} | " + " | ".join(cells) + " |")
+            lines.append(table_line([f"{method}: {meaning}", *cells]))
     return "\n".join(lines)
 
 
@@ -54,10 +54,9 @@ def format_overview(policies: Sequence[Measured]) -> str:
     """
     tasks = [task for task in TASKS if any(policy.task == task for policy in policies)]
     at = {(policy.method, policy.task, policy.seed): policy for policy in policies}
-    lines = _head(["method", *tasks, "more than the clone"])
+    lines = table_head(["method", *tasks, "more than the clone"])
     for method, (meaning, _) in METHODS.items():
-        own = [policy for policy in policies if policy.method == method]
-        if not own:
+        if all(policy.method != method for policy in policies):
             continue
         cells = [f"{method}: {meaning}"]
         for task in tasks:
@@ -65,13 +64,9 @@ def format_overview(policies: Sequence[Measured]) -> str:
             made = [at.get((method, task, seed)) for seed in seeds]
             told = [f"{100 * one.rate('real').mean:.0f}" if one else "-" for one in made]
             cells.append(", ".join(told) if any(made) else "")
-        gains = [
-            policy.rate("real").mean - at["cloned", policy.task, policy.seed].rate("real").mean
-            for policy in own
-            if method != "cloned" and ("cloned", policy.task, policy.seed) in at
-        ]
-        gained = f"{format_points(mean_with_interval(gains))} of {len(gains)}" if gains else ""
-        lines.append("| " + " | ".join([*cells, gained]) + " |")
+        more = gains(policies, method) if method != "cloned" else []
+        gained = f"{format_points(mean_with_interval(more))} of {len(more)}" if more else ""
+        lines.append(table_line([*cells, gained]))
     return "\n".join(lines)
 
 
@@ -84,7 +79,7 @@ def format_rounds(policies: Sequence[Measured]) -> str:
     cells = [key[:2] for key in at if all((*key[:2], method) in at for method in ROUND)]
     if not cells:
         return ""
-    lines = _head(["task", "seed", *(f"{method}, real (imagined)" for method in ROUND)])
+    lines = table_head(["task", "seed", *(f"{method}, real (imagined)" for method in ROUND)])
     told = []
     for task, seed in sorted(set(cells), key=lambda cell: (TASKS.index(cell[0]), cell[1])):
         own = [at[task, seed, method] for method in ROUND]
@@ -93,7 +88,7 @@ def format_rounds(policies: Sequence[Measured]) -> str:
             f"{format_rate(policy.rate('real'))} ({100 * policy.rate('imagined').mean:.0f})"
             for policy in own
         ]
-        lines.append(f"| {task} | {seed} | " + " | ".join(rates) + " |")
+        lines.append(table_line([task, str(seed), *rates]))
     means = [f"{real:.1f} % ({imagined:.1f})" for real, imagined in 100 * np.mean(told, axis=0)]
     lines.append("| **mean** | | " + " | ".join(means) + " |")
     return "\n".join(lines)
@@ -121,7 +116,3 @@ def save_comparison(policies: Sequence[Measured], out: Path, more: str = "") -> 
 
 def _seeds(policies: Sequence[Measured]) -> list[int]:
     return sorted({policy.seed for policy in policies})
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from training.metrics import Rate
+
+
+def table_head(names: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table with these columns."""
+    return [table_line(names), "|---" * len(names) + "|"]
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def format_rate(value: Rate | None) -> str:

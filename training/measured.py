@@ -90,6 +90,17 @@ def pooled(policies: Sequence[Measured], world: str) -> Rate:
     return share(sum(getattr(p, world) for p in policies), sum(p.episodes for p in policies))
 
 
+def gains(policies: Sequence[Measured], method: str) -> list[float]:
+    """How much more a method's policies solve in reality than their clones, where both are."""
+    real = {(p.task, p.seed, p.method): p.rate("real").mean for p in policies}
+    clones = {key[:2]: rate for key, rate in real.items() if key[2] == "cloned"}
+    return [
+        rate - clones[key[:2]]
+        for key, rate in real.items()
+        if key[2] == method and key[:2] in clones
+    ]
+
+
 def load_measured(path: Path) -> list[Measured]:
     """The policies that a file holds; none where it is missing."""
     if not path.exists():

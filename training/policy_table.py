@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from training.evaluate import draw_scatter
-from training.formatting import format_rate
+from training.formatting import format_rate, table_head, table_line
 from training.locks import held
 from training.measured import Measured, by_demonstrations, merge_measured, plain, pooled
-from training.metrics import Rate, mean_with_interval, policy_agreement
+from training.metrics import Rate, policy_agreement
 from training.pictures import drawing
 from training.real_env import TASKS
 from training.records import save_record
@@ -65,13 +65,6 @@ def make_row(policies: Sequence[Measured]) -> dict[str, Any]:
     return row
 
 
-def gains(policies: Sequence[Measured]) -> Rate:
-    """How much more refined policies solve in reality than their clones, mean over policies."""
-    real = {(p.task, p.seed, p.method): p.rate("real").mean for p in policies}
-    pairs = [key[:2] for key in real if key[2] == "cloned"]
-    return mean_with_interval([real[*pair, "refined"] - real[*pair, "cloned"] for pair in pairs])
-
-
 def make_rows(policies: Sequence[Measured]) -> list[dict[str, Any]]:
     """The rows of policies of one number of demonstrations, in the order of the tasks."""
     tasks = [task for task in TASKS if any(policy.task == task for policy in policies)]
@@ -88,7 +81,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     beside = all(row["demonstrations"] == PUBLISHED_DEMONSTRATIONS for row in rows)
     if beside:
         head.append("World4RL")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = table_head(head)
     names = [name for name, _, _ in COLUMNS]
     gap_names = ("gap_before", "gap_after")
     for row in rows:
@@ -97,14 +90,14 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{row['not_the_clone']} of {len(row['seeds'])}")
         if beside:
             cells.append("{} → {}".format(*PUBLISHED[row["task"]]))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     means = [f"{100 * np.mean([row[name]['mean'] for row in rows]):.1f} %" for name in names]
     gaps = [f"{100 * np.mean([row[name] for row in rows]):+.1f}" for name in gap_names]
     cells = ["**mean**", *means, *gaps, ""]
     if beside:
         published = [np.mean([PUBLISHED[row["task"]][at] for row in rows]) for at in (0, 1)]
         cells.append(" → ".join(f"{mean:.1f}" for mean in published))
-    lines.append("| " + " | ".join(cells) + " |")
+    lines.append(table_line(cells))
     return "\n".join(lines)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from training.command_lines import table_lines
 from training.comparison_table import format_overview, format_rounds
-from training.formatting import format_points
-from training.measured import Measured, by_demonstrations, load_measured
+from training.formatting import format_points, table_head, table_line
+from training.measured import Measured, by_demonstrations, gains, load_measured
 from training.metrics import mean_with_interval
-from training.policy_table import describe_agreement, format_table, gains, make_rows
+from training.policy_table import describe_agreement, format_table, make_rows
 from training.reproduce import WORLDS
 
 
@@ -31,11 +31,12 @@ def policies_section(results: Path) -> str:
     ]
     for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
         commands = "\n".join(f"`{line}`" for line in table_lines(policies))
+        gained = gains(policies, "refined")
         parts += [
             f"{_told(policies)}\n{commands}",
             format_table(make_rows(policies)),
-            f"Refinement changed real success by {format_points(gains(policies))} points, mean of "
-            f"{len(policies) // 2} policies (Student's t).",
+            f"Refinement changed real success by {format_points(mean_with_interval(gained))} "
+            f"points, mean of {len(gained)} policies (Student's t).",
             f"![real success before and after](results/table-{number}.png)",
         ]
     parts += [
@@ -67,15 +68,14 @@ def stopping_section(results: Path) -> str:
             for row in some
         ],
     }
-    lines = ["| mean | real | imagined | real, more than the clone |", "|---|---|---|---|"]
+    lines = table_head(["mean", "real", "imagined", "real, more than the clone"])
     cloned = stages["the clone"]
     for name, points in stages.items():
         real, imagined = ([point[world]["mean"] for point in points] for world in WORLDS)
         more = [one - before["real"]["mean"] for one, before in zip(real, cloned, strict=True)]
         gained = "" if points is cloned else format_points(mean_with_interval(more))
-        lines.append(
-            f"| {name} | {100 * np.mean(real):.1f} % | {100 * np.mean(imagined):.1f} % | {gained} |"
-        )
+        means = [f"{100 * np.mean(rates):.1f} %" for rates in (real, imagined)]
+        lines.append(table_line([name, *means, gained]))
     table = "\n".join(lines)
     seeds = "".join(sorted({str(row["seed"]) for row in rows}))
     return f"""### When to stop

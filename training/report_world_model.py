@@ -8,7 +8,7 @@ from typing import Any
 
 from training import compare_data
 from training.comparison_table import format_overview
-from training.formatting import format_at_most, format_optimism
+from training.formatting import format_at_most, format_optimism, table_head, table_line
 from training.measured import load_measured
 from training.trust import FRAMES
 
@@ -81,18 +81,12 @@ def _trust_table(report: dict[str, Any]) -> str:
 def _probe_table(report: dict[str, Any]) -> str:
     """M3 by probe: what is imagined to succeed of what nobody would call skilled."""
     tasks = report["tasks"]
-    lines = [
-        "| probe | true success | imagined | optimism | " + " | ".join(tasks) + " |",
-        "|---" * (len(tasks) + 4) + "|",
-    ]
+    lines = table_head(["probe", "true success", "imagined", "optimism", *tasks])
     for name, told in report["probes"].items():
         cells = [f"{100 * own['probes'][name]['optimism']:+.0f}" for own in tasks.values()]
-        lines.append(
-            f"| {name}, {told['episodes']} episodes | {100 * told['true']:.0f} % "
-            f"| {100 * told['imagined']:.0f} % | {format_optimism(told)} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        rates = [f"{100 * told[world]:.0f} %" for world in ("true", "imagined")]
+        named = f"{name}, {told['episodes']} episodes"
+        lines.append(table_line([named, *rates, format_optimism(told), *cells]))
     lines += [
         "",
         "Optimism is imagined minus true success, in points, of actions that are no policy's: the "
@@ -142,10 +136,7 @@ def speed_section(results: Path) -> str:
     """The benchmark's table and plot, and fidelity by denoising steps."""
     table = (results / "bench.md").read_text().strip()
     steps = json.loads((results / "inference_steps.json").read_text())["rows"]
-    lines = [
-        "| denoising steps | " + " | ".join(f"PSNR@{t}" for t in FRAMES) + " | agreement |",
-        "|---" * (len(FRAMES) + 2) + "|",
-    ]
+    lines = table_head(["denoising steps", *(f"PSNR@{t}" for t in FRAMES), "agreement"])
     for row in steps:
         cells = [f"{row['psnr'][str(t)]:.1f}" for t in FRAMES]
         agreement = f"{100 * row['agreement']['mean']:.0f} %"
