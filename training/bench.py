@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from training import command
+from training.formatting import markdown_table
 from training.pictures import drawing
 from training.real_env import RealEnv, RealEnvUnavailableError, require_real_env
 from training.records import save_record
@@ -240,28 +241,26 @@ def measure(args: Args) -> dict[str, Any]:
 def format_table(report: dict[str, Any]) -> str:
     """The table as Markdown: env-steps a second, and how many times slower the others are."""
     rows = list(report["imagined"])
-    lines = ["| env-steps a second | " + " | ".join(f"{r} rows" for r in rows) + " |"]
-    lines.append("|---" * (len(rows) + 1) + "|")
-
-    def line(name: str, values: list[float]) -> None:
-        lines.append(f"| {name} | " + " | ".join(f"{v:,.4g}" for v in values) + " |")
-
     ours = [report["imagined"][r] for r in rows]
-    line("this world model", ours)
     others = {name: [value] * len(rows) for name, value in report["real"].items()}
     if report["diamond"]:
         others = {
             "DIAMOND's configuration": [report["diamond"][r] for r in rows],
             **others,
         }
+    lines = {"this world model": ours}
     for name, values in others.items():
-        line(name if name.startswith("DIAMOND") else f"Meta-World, {name}", values)
+        lines[name if name.startswith("DIAMOND") else f"Meta-World, {name}"] = values
     for name, values in others.items():
-        line(f"times {name}", [a / b for a, b in zip(ours, values, strict=True)])
+        lines[f"times {name}"] = [a / b for a, b in zip(ours, values, strict=True)]
+    table = markdown_table(
+        ["env-steps a second", *(f"{r} rows" for r in rows)],
+        ([name, *(f"{value:,.4g}" for value in values)] for name, values in lines.items()),
+    )
     parts = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report["step_ms"].items())
     return "\n".join(
         [
-            *lines,
+            table,
             "",
             f"{report['device']}, {report['threads']} threads; {report['gflop_a_row']:.3f} GFLOP a "
             f"row and step; bfloat16 matrix product {report['matmul_gflops']:.0f} GFLOP/s, of "

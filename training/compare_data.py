@@ -23,7 +23,7 @@ import tyro
 from training import command, train_world_model
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
 from training.evaluate_world_model import GROUPS, evaluate_world_model
-from training.formatting import format_at_most, format_optimism, format_rate
+from training.formatting import format_at_most, format_optimism, format_rate, markdown_table
 from training.measured import contents
 from training.metrics import Rate
 from training.rows import Row, load_rows, save_rows
@@ -135,22 +135,19 @@ def measure(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, A
 def format_rows(rows: Sequence[Row]) -> str:
     """The rows as Markdown, per cent and points with 95 % intervals."""
     frame = rows[0]["frame"]
-    lines = [
-        f"| trained on | episodes | seed | PSNR@{frame}, policies | PSNR@{frame}, random "
-        "| agreement | false success (at most) | missed (at most) | optimism of probes |",
-        "|---" * 9 + "|",
-    ]
+    columns = ["trained on", "episodes", "seed", f"PSNR@{frame}, policies", f"PSNR@{frame}, random"]
+    columns += ["agreement", "false success (at most)", "missed (at most)", "optimism of probes"]
+    told = []
     for row in rows:
         wrong = (row[name] for name in ("false_success", "missed_success"))
         false, missed = (format_at_most(**one) for one in wrong)
         optimism = row["optimism"] and format_optimism(row["optimism"])
-        policy, random = (row["psnr"].get(group, math.nan) for group in GROUPS)
-        lines.append(
-            f"| {row['mixture']}: {MIXTURES[row['mixture']][0]} | {row['episodes']} "
-            f"| {row['seed']} | {policy:.1f} | {random:.1f} "
-            f"| {format_rate(Rate(**row['agreement']))} | {false} | {missed} | {optimism or '-'} |"
-        )
-    return "\n".join(lines)
+        psnr = (f"{row['psnr'].get(group, math.nan):.1f}" for group in GROUPS)
+        mixture = f"{row['mixture']}: {MIXTURES[row['mixture']][0]}"
+        agreement = format_rate(Rate(**row["agreement"]))
+        cells = [mixture, str(row["episodes"]), str(row["seed"]), *psnr, agreement]
+        told.append([*cells, false, missed, optimism or "-"])
+    return markdown_table(columns, told)
 
 
 def measured_with(args: Args, given: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:

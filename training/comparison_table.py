@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from training.command_lines import comparison_lines
-from training.formatting import format_points, format_rate, table_head, table_line
+from training.formatting import format_points, format_rate, markdown_table
 from training.locks import held
 from training.measured import Measured, by_task, gains, merge_measured, plain, pooled
 from training.methods import METHODS
@@ -29,8 +29,8 @@ def format_comparison(policies: Sequence[Measured]) -> str:
     seeds = _seeds(policies)
     apart = seeds if len(seeds) > 1 else []
     together = "pooled" if apart else f"seed {seeds[0]}"
-    head = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
-    lines = table_head(head)
+    columns = ["method", f"{together}, real (imagined)", *(f"seed {seed}" for seed in apart)]
+    rows = []
     for method, (meaning, _) in METHODS.items():
         own = {policy.seed: policy for policy in policies if policy.method == method}
         if own:
@@ -42,8 +42,8 @@ def format_comparison(policies: Sequence[Measured]) -> str:
                 else "-"
                 for seed in apart
             ]
-            lines.append(table_line([f"{method}: {meaning}", *cells]))
-    return "\n".join(lines)
+            rows.append([f"{method}: {meaning}", *cells])
+    return markdown_table(columns, rows)
 
 
 def format_overview(policies: Sequence[Measured]) -> str:
@@ -54,7 +54,7 @@ def format_overview(policies: Sequence[Measured]) -> str:
     """
     tasks = [task for task in TASKS if any(policy.task == task for policy in policies)]
     at = {(policy.method, policy.task, policy.seed): policy for policy in policies}
-    lines = table_head(["method", *tasks, "more than the clone"])
+    rows = []
     for method, (meaning, _) in METHODS.items():
         if all(policy.method != method for policy in policies):
             continue
@@ -66,8 +66,8 @@ def format_overview(policies: Sequence[Measured]) -> str:
             cells.append(", ".join(told) if any(made) else "")
         more = gains(policies, method) if method != "cloned" else []
         gained = f"{format_points(mean_with_interval(more))} of {len(more)}" if more else ""
-        lines.append(table_line([*cells, gained]))
-    return "\n".join(lines)
+        rows.append([*cells, gained])
+    return markdown_table(["method", *tasks, "more than the clone"], rows)
 
 
 def format_rounds(policies: Sequence[Measured]) -> str:
@@ -79,8 +79,7 @@ def format_rounds(policies: Sequence[Measured]) -> str:
     cells = [key[:2] for key in at if all((*key[:2], method) in at for method in ROUND)]
     if not cells:
         return ""
-    lines = table_head(["task", "seed", *(f"{method}, real (imagined)" for method in ROUND)])
-    told = []
+    rows, told = [], []
     for task, seed in sorted(set(cells), key=lambda cell: (TASKS.index(cell[0]), cell[1])):
         own = [at[task, seed, method] for method in ROUND]
         told.append([[policy.rate(world).mean for world in WORLDS] for policy in own])
@@ -88,10 +87,12 @@ def format_rounds(policies: Sequence[Measured]) -> str:
             f"{format_rate(policy.rate('real'))} ({100 * policy.rate('imagined').mean:.0f})"
             for policy in own
         ]
-        lines.append(table_line([task, str(seed), *rates]))
+        rows.append([task, str(seed), *rates])
     means = [f"{real:.1f} % ({imagined:.1f})" for real, imagined in 100 * np.mean(told, axis=0)]
-    lines.append("| **mean** | | " + " | ".join(means) + " |")
-    return "\n".join(lines)
+    rows.append(["**mean**", "", *means])
+    return markdown_table(
+        ["task", "seed", *(f"{method}, real (imagined)" for method in ROUND)], rows
+    )
 
 
 def save_comparison(policies: Sequence[Measured], out: Path, more: str = "") -> None:

@@ -22,7 +22,7 @@ import tyro
 
 from training import command
 from training.episodes import BEHAVIOURS, PROBES, Episode, load_episodes
-from training.formatting import format_at_most
+from training.formatting import format_at_most, markdown_table
 from training.pictures import comparison_strip, drawing, save_image, save_videos
 from training.records import save_record
 from training.settings import require_at_least
@@ -99,11 +99,9 @@ def summarise(replays: Sequence[Replay], threshold: float) -> dict[str, Any]:
 
 def format_table(report: dict[str, Any]) -> str:
     """A Markdown table: open-loop PSNR by frame, agreement and false successes for each task."""
-    lines = [
-        "| task | actions | " + " | ".join(f"PSNR@{t}" for t in FRAMES) + " | SSIM@50 | agreement "
-        "| false success (upper) | AUROC |",
-        "|---" * (len(FRAMES) + 6) + "|",
-    ]
+    columns = ["task", "actions", *(f"PSNR@{t}" for t in FRAMES), "SSIM@50"]
+    columns += ["agreement", "false success (at most)", "AUROC"]
+    rows = []
     for name, figures in {"all": report, **report["tasks"]}.items():
         for group in GROUPS:
             if group not in figures:
@@ -119,8 +117,8 @@ def format_table(report: dict[str, Any]) -> str:
                 format_at_most(**figures["false_success"]),
                 f"{figures['auroc']:.4f}",
             ]
-            lines.append(f"| {name} | {group} | " + " | ".join(cells + shared) + " |")
-    return "\n".join(lines)
+            rows.append([name, group, *cells, *shared])
+    return markdown_table(columns, rows)
 
 
 def save_pictures(replays: Sequence[Replay], folder: Path) -> None:

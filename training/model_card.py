@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from training import command
-from training.formatting import format_at_most
+from training.formatting import format_at_most, markdown_table
 from training.measured import contents, load_measured
 from training.policy_table import describe_agreement
 from training.settings import SettingsError
@@ -136,22 +136,25 @@ def _reward_text(head: dict[str, Any], threshold: float, split: str) -> str:
 
 def _report_text(report: dict[str, Any]) -> str:
     """The trust figures of the paired replay, over all tasks and for each."""
-    lines = [
+    columns = ["task", "episodes", "agreement", "false success", "missed success"]
+    rows = [
+        [
+            task,
+            str(figures["episodes"]),
+            f"{100 * figures['agreement']['mean']:.0f} %",
+            format_at_most(**figures["false_success"]),
+            format_at_most(**figures["missed_success"]),
+            f"{figures['auroc']:.4f}",
+        ]
+        for task, figures in {"all": report, **report["tasks"]}.items()
+    ]
+    return (
         f"{report['split'].capitalize()} episodes imagined again from their first frames and "
         "their own actions, against what\n"
         "really happened. A false success is an episode that failed in truth and was solved in\n"
-        "imagination; in brackets the upper end of its 95 % interval.\n",
-        "| task | episodes | agreement | false success | missed success | reward head's AUROC |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task, figures in {"all": report, **report["tasks"]}.items():
-        false, missed = figures["false_success"], figures["missed_success"]
-        lines.append(
-            f"| {task} | {figures['episodes']} | {100 * figures['agreement']['mean']:.0f} % "
-            f"| {format_at_most(**false)} | {format_at_most(**missed)} "
-            f"| {figures['auroc']:.4f} |"
-        )
-    return "\n".join(lines)
+        "imagination; in brackets the upper end of its 95 % interval.\n\n"
+        + markdown_table([*columns, "reward head's AUROC"], rows)
+    )
 
 
 def _rate(rate: dict[str, float]) -> str:

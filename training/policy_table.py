@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from training.evaluate import draw_scatter
-from training.formatting import format_rate, table_head, table_line
+from training.formatting import format_rate, markdown_table
 from training.locks import held
 from training.measured import Measured, by_demonstrations, merge_measured, plain, pooled
 from training.metrics import Rate, policy_agreement
@@ -76,12 +76,12 @@ def format_table(rows: list[dict[str, Any]]) -> str:
 
     World4RL's figures stand beside those of clones of as many demonstrations as its own.
     """
-    head = ["task", "cloned, real", "refined, real", "cloned, imagined", "refined, imagined"]
-    head += ["gap before", "gap after", "not the clone"]
+    columns = ["task", "cloned, real", "refined, real", "cloned, imagined", "refined, imagined"]
+    columns += ["gap before", "gap after", "not the clone"]
     beside = all(row["demonstrations"] == PUBLISHED_DEMONSTRATIONS for row in rows)
     if beside:
-        head.append("World4RL")
-    lines = table_head(head)
+        columns.append("World4RL")
+    told = []
     names = [name for name, _, _ in COLUMNS]
     gap_names = ("gap_before", "gap_after")
     for row in rows:
@@ -90,15 +90,14 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{row['not_the_clone']} of {len(row['seeds'])}")
         if beside:
             cells.append("{} → {}".format(*PUBLISHED[row["task"]]))
-        lines.append(table_line(cells))
+        told.append(cells)
     means = [f"{100 * np.mean([row[name]['mean'] for row in rows]):.1f} %" for name in names]
     gaps = [f"{100 * np.mean([row[name] for row in rows]):+.1f}" for name in gap_names]
     cells = ["**mean**", *means, *gaps, ""]
     if beside:
         published = [np.mean([PUBLISHED[row["task"]][at] for row in rows]) for at in (0, 1)]
         cells.append(" → ".join(f"{mean:.1f}" for mean in published))
-    lines.append(table_line(cells))
-    return "\n".join(lines)
+    return markdown_table(columns, [*told, cells])
 
 
 def draw_table(rows: list[dict[str, Any]], path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from training.command_lines import table_lines
 from training.comparison_table import format_overview, format_rounds
-from training.formatting import format_points, table_head, table_line
+from training.formatting import format_points, markdown_table
 from training.measured import Measured, by_demonstrations, gains, load_measured
 from training.metrics import mean_with_interval
 from training.policy_table import describe_agreement, format_table, make_rows
@@ -68,15 +68,16 @@ def stopping_section(results: Path) -> str:
             for row in some
         ],
     }
-    lines = table_head(["mean", "real", "imagined", "real, more than the clone"])
+    means = []
     cloned = stages["the clone"]
     for name, points in stages.items():
         real, imagined = ([point[world]["mean"] for point in points] for world in WORLDS)
         more = [one - before["real"]["mean"] for one, before in zip(real, cloned, strict=True)]
         gained = "" if points is cloned else format_points(mean_with_interval(more))
-        means = [f"{100 * np.mean(rates):.1f} %" for rates in (real, imagined)]
-        lines.append(table_line([name, *means, gained]))
-    table = "\n".join(lines)
+        means.append(
+            [name, *(f"{100 * np.mean(rates):.1f} %" for rates in (real, imagined)), gained]
+        )
+    table = markdown_table(["mean", "real", "imagined", "real, more than the clone"], means)
     seeds = "".join(sorted({str(row["seed"]) for row in rows}))
     return f"""### When to stop
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from training import compare_data
 from training.comparison_table import format_overview
-from training.formatting import format_at_most, format_optimism, table_head, table_line
+from training.formatting import format_at_most, format_optimism, markdown_table
 from training.measured import load_measured
 from training.trust import FRAMES
 
@@ -16,18 +16,18 @@ from training.trust import FRAMES
 def fidelity_section(results: Path) -> str:
     """Open-loop fidelity, trust figures and strips."""
     report = json.loads((results / "world_model.json").read_text())
-    lines = ["| actions | | " + " | ".join(str(t) for t in FRAMES) + " |"]
-    lines.append("|---" * (len(FRAMES) + 2) + "|")
+    rows = []
     for group, name in (("policy", "policies and experts"), ("random", "uniform random")):
         for measure, label, digits in (("psnr", "PSNR, dB", 1), ("ssim", "SSIM", 3)):
             for suffix, what in (("", label), ("_frozen", "frozen first frame")):
                 values = report[group][measure + suffix]
                 cells = [f"{values[str(t)]:.{digits}f}" for t in FRAMES]
-                lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
+                rows.append([name, what, *cells])
                 name = ""
-    figures = "\n".join(lines)
-    strips = "\n".join(
-        f"| {task} | ![{task}](results/pictures/{task}.png) |" for task in report["tasks"]
+    figures = markdown_table(["actions", "", *(str(t) for t in FRAMES)], rows)
+    strips = markdown_table(
+        ["task", "strip: real above, imagined below, frames 0, 1, 5, 10, 15, 20, 30, 40, 50"],
+        ([task, f"![{task}](results/pictures/{task}.png)"] for task in report["tasks"]),
     )
     return f"""### The world model
 
@@ -46,54 +46,51 @@ leaves the first frame.
 
 ![fidelity, calibration, uncertainty](results/pictures/trust.png)
 
-| task | strip: real above, imagined below, frames 0, 1, 5, 10, 15, 20, 30, 40, 50 |
-|---|---|
 {strips}"""
 
 
 def _trust_table(report: dict[str, Any]) -> str:
-    lines = [
-        "| task | agreement | false success (at most) | missed | AUROC, real frames | "
-        "real episodes missed | ECE | uncertainty AUROC | doubt AUROC |",
-        "|---|---|---|---|---|---|---|---|---|",
+    columns = ["task", "agreement", "false success (at most)", "missed", "AUROC, real frames"]
+    columns += ["real episodes missed", "ECE", "uncertainty AUROC", "doubt AUROC"]
+    rows = [
+        [
+            name,
+            f"{100 * told['agreement']['mean']:.0f} %",
+            format_at_most(**told["false_success"]),
+            f"{100 * told['missed_success']['rate']:.0f} %",
+            f"{told['auroc']:.4f}",
+            f"{100 * told['episode_missed_success']['mean']:.0f} %",
+            f"{told['ece']:.4f}",
+            f"{told['uncertainty']['auroc']:.2f}",
+            f"{told['uncertainty']['auroc_of_doubt']:.2f}",
+        ]
+        for name, told in {"**all**": report, **report["tasks"]}.items()
     ]
-    for name, told in {"**all**": report, **report["tasks"]}.items():
-        false, missed = told["false_success"], told["missed_success"]
-        lines.append(
-            f"| {name} | {100 * told['agreement']['mean']:.0f} % "
-            f"| {format_at_most(**false)} "
-            f"| {100 * missed['rate']:.0f} % "
-            f"| {told['auroc']:.4f} | {100 * told['episode_missed_success']['mean']:.0f} % "
-            f"| {told['ece']:.4f} | {told['uncertainty']['auroc']:.2f} "
-            f"| {told['uncertainty']['auroc_of_doubt']:.2f} |"
-        )
-    lines += [
-        "",
+    return (
+        f"{markdown_table(columns, rows)}\n\n"
         "Agreement is of imagined and true outcome of the same starts and actions; false successes "
         "are counted among true failures, with the 95 % interval's upper end; real episodes missed "
         "are those solved whose real frames never pass the threshold. The last two columns are how "
         'well an episode\'s highest `info["uncertainty"]`, and the doubt that its last success '
-        "probability leaves, foretell that its imagined outcome is wrong (0.5 is chance).",
-    ]
-    return "\n".join(lines)
+        "probability leaves, foretell that its imagined outcome is wrong (0.5 is chance)."
+    )
 
 
 def _probe_table(report: dict[str, Any]) -> str:
     """M3 by probe: what is imagined to succeed of what nobody would call skilled."""
     tasks = report["tasks"]
-    lines = table_head(["probe", "true success", "imagined", "optimism", *tasks])
+    rows = []
     for name, told in report["probes"].items():
         cells = [f"{100 * own['probes'][name]['optimism']:+.0f}" for own in tasks.values()]
         rates = [f"{100 * told[world]:.0f} %" for world in ("true", "imagined")]
         named = f"{name}, {told['episodes']} episodes"
-        lines.append(table_line([named, *rates, format_optimism(told), *cells]))
-    lines += [
-        "",
+        rows.append([named, *rates, format_optimism(told), *cells])
+    return (
+        f"{markdown_table(['probe', 'true success', 'imagined', 'optimism', *tasks], rows)}\n\n"
         "Optimism is imagined minus true success, in points, of actions that are no policy's: the "
         "demonstrations' backwards or shuffled, with the gripper open, random, or none; by task "
-        "in the last columns. The mean over probes hides what each alone shows.",
-    ]
-    return "\n".join(lines)
+        "in the last columns. The mean over probes hides what each alone shows."
+    )
 
 
 def data_section(results: Path) -> str:
@@ -136,12 +133,13 @@ def speed_section(results: Path) -> str:
     """The benchmark's table and plot, and fidelity by denoising steps."""
     table = (results / "bench.md").read_text().strip()
     steps = json.loads((results / "inference_steps.json").read_text())["rows"]
-    lines = table_head(["denoising steps", *(f"PSNR@{t}" for t in FRAMES), "agreement"])
+    told = []
     for row in steps:
         cells = [f"{row['psnr'][str(t)]:.1f}" for t in FRAMES]
         agreement = f"{100 * row['agreement']['mean']:.0f} %"
-        lines.append(f"| {row['num_inference_steps']} | " + " | ".join([*cells, agreement]) + " |")
-    sweep = "\n".join(lines)
+        told.append([str(row["num_inference_steps"]), *cells, agreement])
+    columns = ["denoising steps", *(f"PSNR@{t}" for t in FRAMES), "agreement"]
+    sweep = markdown_table(columns, told)
     return f"""### Speed
 
 `make bench`, everything in one run:
