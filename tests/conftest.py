@@ -56,7 +56,7 @@ def make_tiny_world_model(
     frames[:starts] = frames[:starts, :1]
     actions = torch.from_numpy(rng.uniform(-1, 1, (count, LENGTH - 1, ACTIONS)).astype(np.float32))
     actions[:starts] = 0
-    initial_frames = InitialFrames(
+    initial_frames = InitialFrames.from_contexts(
         frames,
         actions,
         torch.arange(count) % len(TASKS),

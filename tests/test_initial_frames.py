@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, InitialFrames, WorldModel
 
@@ -24,9 +25,10 @@ def test_anywhere_draws_every_context_with_its_true_history(tiny_world_model: Wo
     frame, info = env.reset(options={"initial_frame": 7})
     own = tiny_world_model.initial_frames
     assert info["initial_frame"] == 7
-    assert np.array_equal(frame, own.frames[7, -1].permute(1, 2, 0).numpy())
+    (context,) = own.frames_of(torch.tensor([7]))
+    assert np.array_equal(frame, context[-1].permute(1, 2, 0).numpy())
     core = env.imagination
-    assert np.array_equal(core._frames[0].numpy(), own.frames[7].numpy())
+    assert np.array_equal(core._frames[0].numpy(), context.numpy())
     assert np.array_equal(core._actions[0, :-1].numpy(), own.actions[7].numpy())
 
 
@@ -43,6 +45,23 @@ def test_one_initial_frame_for_each_row(tiny_world_model: WorldModel) -> None:
     _, info = env.reset(options={"initial_frame": [4, 0, 9]})
     assert info["initial_frame"].tolist() == [4, 0, 9]
     assert env.reset(options={"initial_frame": 2})[1]["initial_frame"].tolist() == [2, 2, 2]
+
+
+def test_a_start_is_kept_once_and_a_context_whole() -> None:
+    frames = torch.arange(3 * 2 * 3 * 4 * 4, dtype=torch.uint8).view(3, 2, 3, 4, 4)
+    frames[1] = frames[1, -1]
+    is_start = torch.tensor([False, True, False])
+    rest = torch.zeros(3, 1, 3), torch.zeros(3, dtype=torch.int64), is_start
+    made = InitialFrames.from_contexts(frames, *rest, ("push",))
+    assert len(made) == 3 and len(made.frames) == 5
+    assert made.context_shape == (2, 3, 4, 4)
+    assert torch.equal(made.frames_of(torch.arange(3)), frames)
+    for bad in (made.windows + 1, made.windows - 1, made.windows.float(), made.windows[:, :0]):
+        with pytest.raises(ValueError, match="windows"):
+            InitialFrames(made.frames, bad, *rest, ("push",))
+    for wrong in (frames[0], frames[:2]):
+        with pytest.raises(ValueError, match="initial frames"):
+            InitialFrames.from_contexts(wrong, *rest, ("push",))
 
 
 @pytest.mark.parametrize("count", [1, 2])

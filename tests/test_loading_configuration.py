@@ -394,7 +394,7 @@ def test_a_loaded_model_equals_the_saved_one(tiny_world_model, model_folder: Pat
 
 
 def _equal_frames(a: InitialFrames, b: InitialFrames) -> None:
-    for name in ("frames", "actions", "task_ids", "is_start"):
+    for name in ("frames", "windows", "actions", "task_ids", "is_start"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert a.tasks == b.tasks
 

@@ -170,8 +170,9 @@ def test_an_ensemble_of_too_many_is_refused_before_the_work(cloned: Path, tmp_pa
 def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
     train, judge = split_starts(tiny_world_model, "push", 40)
     assert len(train) + len(judge) == 3
-    for frames in judge.frames:
-        assert not any(torch.equal(frames, other) for other in train.frames)
+    trained_on, judged_on = (one.frames_of(torch.arange(len(one))) for one in (train, judge))
+    for frames in judged_on:
+        assert not any(torch.equal(frames, other) for other in trained_on)
 
 
 def test_the_first_of_the_best_points_is_chosen() -> None:

@@ -250,7 +250,7 @@ def test_E12_nothing_of_the_episode_before_stays(
     elif mode == AutoresetMode.DISABLED:
         env.reset(options={"reset_mask": np.array([False, True, False])})
     own, drawn = core.starts.contexts, core.drawn[1]
-    assert torch.equal(core._frames[1], own.frames[drawn])
+    assert torch.equal(core._frames[1], own.frames_of(torch.tensor(drawn)))
     assert torch.equal(core._actions[1, :-1], own.actions[drawn])
     assert not core._actions[1, -1].any() and core._steps[1] == 0
     steps = 2 if mode == AutoresetMode.NEXT_STEP else 1

@@ -78,7 +78,8 @@ def gather_initial_frames(
         else:
             starts = np.stack([e.frames[0] for e in episodes if e.task == task])
         first = InitialFrames.from_starts(starts, task, context_length, action_size)
-        parts.append((number, first.frames, first.actions, True))
+        everything = torch.arange(len(first))
+        parts.append((number, first.frames_of(everything), first.actions, True))
         experts = [e for e in episodes if e.task == task and e.behaviour == "expert" and e.solved]
         if not experts or not contexts:
             continue
@@ -90,15 +91,8 @@ def gather_initial_frames(
             begin += len(episode.frames)
         chosen = np.sort(rng.choice(now, min(contexts, len(now)), replace=False))
         batch = windows.at(torch.from_numpy(chosen), 0)
-        parts.append(
-            (
-                number,
-                batch.frames,
-                batch.actions,
-                False,
-            )
-        )
-    return InitialFrames(
+        parts.append((number, batch.frames, batch.actions, False))
+    return InitialFrames.from_contexts(
         torch.cat([frames for _, frames, _, _ in parts]),
         torch.cat([actions for _, _, actions, _ in parts]),
         torch.cat([torch.full((len(f),), number) for number, f, _, _ in parts]),

@@ -171,7 +171,7 @@ def imagined_plans(
     policy: ActorCriticPolicy, world_model: WorldModel, starts: InitialFrames
 ) -> np.ndarray:
     """What the deterministic policy does in imagination from each start, `(N, T, A)` float32."""
-    first = channels_last(starts.frames[:, -1]).numpy()
+    first = channels_last(starts.frames[starts.windows[:, -1]]).numpy()
     plans = []
     for rows in np.split(np.arange(len(first)), range(32, len(first), 32)):
         rollouts = imagine(

@@ -75,7 +75,8 @@ def split_starts(
         index = torch.from_numpy(part)
         parts.append(
             InitialFrames(
-                own.frames[index],
+                own.frames,
+                own.windows[index],
                 own.actions[index],
                 torch.zeros(len(part), dtype=torch.int64),
                 own.is_start[index],

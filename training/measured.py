@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from training.metrics import Rate, share
 from training.real_env import TASKS
@@ -29,8 +32,10 @@ def contents(world_model: WorldModel) -> str:
     configs = (own, world_model.scheduler, *(part.config for part in parts))
     digest = hashlib.sha256(repr(configs).encode())
     tensors = [value for part in parts for value in part.state_dict().values()]
-    tensors += [starts.frames, starts.actions, starts.task_ids, starts.is_start]
-    for tensor in tensors:
+    frames = (starts.frames_of(some) for some in torch.arange(len(starts)).split(64))
+    for tensor in itertools.chain(
+        tensors, frames, [starts.actions, starts.task_ids, starts.is_start]
+    ):
         digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 

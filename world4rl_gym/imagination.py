@@ -198,7 +198,7 @@ class Imagination:
             seeds[i] = rng.integers(2**32)
         where = torch.from_numpy(rows).to(self.device)
         contexts = torch.from_numpy(self.drawn[rows]).to(self.device)
-        self._frames[where] = self.starts.contexts.frames[contexts]
+        self._frames[where] = self.starts.contexts.frames_of(contexts)
         self._anchors[where] = self._frames[where, 0]
         self._actions[where, :-1] = self.starts.contexts.actions[contexts]
         self._actions[where, -1] = 0.0

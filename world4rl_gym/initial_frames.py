@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from world4rl_gym.pixels import channels_last
 from world4rl_gym.reading import StrictFolder, WorldModelError, reason_of
 from world4rl_gym.writing import write_tensors
 
@@ -24,7 +25,7 @@ INITIAL_FRAMES_FILES = [
 KINDS = ("start", "anywhere")
 _COLUMNS = 8
 _MOST_BYTES = 2**27
-"""Bytes that all contexts together may fill: 2730 of four 64 x 64 frames."""
+"""Bytes that the frames of all contexts together may fill, repeated ones counted as often."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,9 @@ class InitialFrames:
     """Contexts that an episode may be drawn from.
 
     Attributes:
-        frames: `(N, T, 3, H, W)` uint8, oldest first; a real start repeats its one frame.
+        frames: `(F, 3, H, W)` uint8, each frame once.
+        windows: `(N, T)` int64, which frames a context is of, oldest first; a real start repeats
+            its one frame.
         actions: `(N, T - 1, A)` float32; the true actions between the frames, zeros at a start.
         task_ids: `(N,)` int64, indices into `tasks`.
         is_start: `(N,)` bool; whether a context is a real episode start.
@@ -43,24 +46,27 @@ class InitialFrames:
     """
 
     frames: Tensor
+    windows: Tensor
     actions: Tensor
     task_ids: Tensor
     is_start: Tensor
     tasks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        frames, actions = self.frames, self.actions
-        if (
-            frames.ndim != 5
-            or frames.shape[2] != 3
-            or frames.dtype != torch.uint8
-            or not len(frames)
-        ):
+        frames, windows, actions = self.frames, self.windows, self.actions
+        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(
-                "initial frames: expected (N >= 1, T, 3, H, W) uint8, "
+                "initial frames: expected (F, 3, H, W) uint8, "
                 f"got {tuple(frames.shape)} {frames.dtype}"
             )
-        count, length = frames.shape[:2]
+        if windows.ndim != 2 or windows.dtype != torch.int64 or not windows.numel():
+            raise ValueError(
+                "windows: expected (N >= 1, T >= 1) int64, "
+                f"got {tuple(windows.shape)} {windows.dtype}"
+            )
+        if int(windows.min()) < 0 or int(windows.max()) >= len(frames):
+            raise ValueError(f"windows: expected within the {len(frames)} frames")
+        count, length = windows.shape
         if actions.ndim != 3 or actions.shape[:2] != (count, length - 1):
             raise ValueError(
                 f"initial actions: expected ({count}, {length - 1}, A), got {tuple(actions.shape)}"
@@ -74,13 +80,23 @@ class InitialFrames:
             raise ValueError(f"task_ids: expected within the {len(self.tasks)} tasks")
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.windows)
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """`(T, 3, H, W)`, the shape of a context's frames."""
+        return (self.windows.shape[1], *self.frames.shape[1:])
+
+    def frames_of(self, contexts: Tensor) -> Tensor:
+        """Returns the frames of these contexts, `(K, T, 3, H, W)` uint8, oldest first."""
+        return self.frames[self.windows[contexts]]
 
     def to(self, device: torch.device | str) -> InitialFrames:
         """Returns the same contexts on another device."""
         return dataclasses.replace(
             self,
             frames=self.frames.to(device),
+            windows=self.windows.to(device),
             actions=self.actions.to(device),
             task_ids=self.task_ids.to(device),
             is_start=self.is_start.to(device),
@@ -111,6 +127,38 @@ class InitialFrames:
         return np.flatnonzero(allowed & np.isin(ids, [self.tasks.index(t) for t in tasks]))
 
     @classmethod
+    def from_contexts(
+        cls,
+        frames: Tensor,
+        actions: Tensor,
+        task_ids: Tensor,
+        is_start: Tensor,
+        tasks: tuple[str, ...],
+    ) -> InitialFrames:
+        """Keeps each frame of these contexts once.
+
+        Args:
+            frames: `(N, T, 3, H, W)` uint8, oldest first; of a start only the last frame counts.
+            actions: As the attribute.
+            task_ids: As the attribute.
+            is_start: As the attribute.
+            tasks: As the attribute.
+
+        Raises:
+            ValueError: Shapes, dtypes or ranges disagree; the message names the field.
+        """
+        if frames.ndim != 5 or is_start.shape != frames.shape[:1]:
+            raise ValueError(
+                "initial frames: expected (N, T, 3, H, W) and (N,) is_start, "
+                f"got {tuple(frames.shape)} and {tuple(is_start.shape)}"
+            )
+        length = frames.shape[1]
+        lone = is_start[:, None] & (torch.arange(length) < length - 1)
+        own = torch.where(lone, 0, 1).flatten().cumsum(0).view(lone.shape) - 1
+        windows = torch.where(is_start[:, None], own[:, -1:], own)
+        return cls(frames[~lone], windows, actions, task_ids, is_start, tasks)
+
+    @classmethod
     def from_starts(
         cls, frames: np.ndarray, task: str, context_length: int, action_size: int
     ) -> InitialFrames:
@@ -134,7 +182,8 @@ class InitialFrames:
             )
         pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
         return cls(
-            pixels[:, None].expand(-1, context_length, -1, -1, -1).contiguous(),
+            pixels,
+            torch.arange(len(frames))[:, None].repeat(1, context_length),
             torch.zeros(len(frames), context_length - 1, action_size),
             torch.zeros(len(frames), dtype=torch.int64),
             torch.ones(len(frames), dtype=torch.bool),
@@ -150,11 +199,12 @@ class InitialFrames:
             folder / INITIAL_FRAMES_FILES[0],
             {"task_ids": self.task_ids[order], "actions": self.actions[order[starts:]]},
         )
-        frames = self.frames[order].movedim(2, -1).numpy()
-        _write_sheet(folder / INITIAL_FRAMES_FILES[1], frames[:starts, -1], _COLUMNS)
-        length, size = frames.shape[1], frames.shape[2:]
-        later = frames[starts:].reshape(-1, *size)
-        _write_sheet(folder / INITIAL_FRAMES_FILES[2], later, length)
+        windows = self.windows[order]
+        for name, shown, columns in (
+            (INITIAL_FRAMES_FILES[1], windows[:starts, -1], _COLUMNS),
+            (INITIAL_FRAMES_FILES[2], windows[starts:].flatten(), windows.shape[1]),
+        ):
+            _write_sheet(folder / name, channels_last(self.frames[shown]).numpy(), columns)
 
     @classmethod
     def load(
@@ -201,17 +251,18 @@ class InitialFrames:
         rest = _read_sheet(
             files, INITIAL_FRAMES_FILES[2], later * context_length, context_length, frame_size
         )
-        frames = torch.cat(
+        windows = torch.cat(
             [
-                first[:, None].expand(-1, context_length, -1, -1, -1),
-                rest.view(later, context_length, 3, frame_size, frame_size),
+                torch.arange(starts)[:, None].expand(-1, context_length),
+                torch.arange(starts, starts + len(rest)).view(later, context_length),
             ]
         )
         no_actions = torch.zeros(starts, context_length - 1, action_size)
         actions = torch.cat([no_actions, index["actions"]])
         is_start = torch.arange(starts + later) < starts
         try:
-            loaded = cls(frames, actions, index["task_ids"], is_start, tasks)
+            frames = torch.cat([first, rest])
+            loaded = cls(frames, windows, actions, index["task_ids"], is_start, tasks)
             loaded.select("start", tasks)
         except ValueError as error:
             raise WorldModelError(f"{path}: {error}") from None

@@ -112,8 +112,8 @@ def _photographs(
 
 
 def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
-    expected = tuple(own.frames.shape[1:]), tuple(own.actions.shape[1:])
-    got = tuple(given.frames.shape[1:]), tuple(given.actions.shape[1:])
+    expected = own.context_shape, tuple(own.actions.shape[1:])
+    got = given.context_shape, tuple(given.actions.shape[1:])
     if expected != got:
         raise ValueError(
             f"initial_frames: expected frames {expected[0]} and actions {expected[1]} a context, "

@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
         for field, expected, got in (
             ("reward head's frame_size", self.frame_size, reward_head.config.frame_size),
             ("scheduler's sigma_data", denoiser.config.sigma_data, scheduler.sigma_data),
-            ("initial frames' shape", shape, tuple(initial_frames.frames.shape[1:])),
+            ("initial frames' shape", shape, initial_frames.context_shape),
             ("initial actions' size", self.action_size, initial_frames.actions.shape[2]),
             ("initial frames' tasks", config.tasks, initial_frames.tasks),
         ):
