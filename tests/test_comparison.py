@@ -64,6 +64,7 @@ def test_td3_bc_prefers_what_was_rewarded_and_alpha_0_clones(cloned: Path, tmp_p
             actor_learning_rate=1e-3,
             alpha=alpha,
             gamma=0.0,
+            warmup=0,
         )
         td3_bc.learn(args, policy, data)
         with torch.no_grad():
@@ -73,12 +74,28 @@ def test_td3_bc_prefers_what_was_rewarded_and_alpha_0_clones(cloned: Path, tmp_p
 
 def test_td3_bc_saves_a_policy_of_the_same_kind(cloned: Path, tmp_path: Path) -> None:
     episodes = write_episodes(tmp_path / "data")
-    td3_bc.run(td3_bc.Args(cloned, tmp_path / "out", episodes, steps=2, batch_size=8))
+    td3_bc.run(td3_bc.Args(cloned, tmp_path / "out", episodes, steps=2, batch_size=8, warmup=0))
     before, after = load_policy(cloned), load_policy(tmp_path / "out")
     assert after.config == before.config
     assert any(
         not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
     )
+
+
+def test_td3_bc_leaves_the_policy_as_it_is_while_the_critics_warm_up(
+    cloned: Path, tmp_path: Path
+) -> None:
+    data = td3_bc.Transitions.of(lone_decisions(2))
+    moved = []
+    for steps in (4, 5):  # the policy learns at every second step: at step 4, of these
+        policy = load_policy(cloned)
+        args = td3_bc.Args(cloned, tmp_path, steps=steps, batch_size=2, warmup=3)
+        td3_bc.learn(args, policy, data)
+        before, after = actor_parameters(load_policy(cloned)), actor_parameters(policy)
+        moved.append(any(not torch.equal(before[name], after[name]) for name in before))
+    assert moved == [False, True]
+    with pytest.raises(ValueError, match="warmup"):
+        td3_bc.Args(cloned, tmp_path, steps=4, warmup=4)
 
 
 def test_filtered_cloning_adds_solved_rollouts_alone(
@@ -235,7 +252,8 @@ def test_rounds_stand_beside_what_had_none() -> None:
     assert len(lines) == 4
     assert lines[2].startswith(f"| soccer | 0 | {format_rate(share(2, 10))} (10) |")
     assert (
-        lines[3] == "| **mean** | | 20.0 % (10.0) | 30.0 % (10.0) | 40.0 % (10.0) | 50.0 % (10.0) |"
+        lines[3]
+        == "| **mean** |  | 20.0 % (10.0) | 30.0 % (10.0) | 40.0 % (10.0) | 50.0 % (10.0) |"
     )
 
 

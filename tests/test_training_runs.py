@@ -262,7 +262,7 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
     episodes = write_episodes(tmp_path / "data")
     trainers = [
         lambda: clone_policy.run(clone_policy.Args("push", out, episodes, 3, steps=1)),
-        lambda: td3_bc.run(td3_bc.Args(cloned, out, episodes, steps=1)),
+        lambda: td3_bc.run(td3_bc.Args(cloned, out, episodes, steps=1, warmup=0)),
         lambda: refine_policy.refine(refine_policy.Args(cloned, out, str(world_model))),
     ]
     with locked(out):
