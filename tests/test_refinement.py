@@ -12,7 +12,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
 
-from training import refine_policy
+from training import clone_policy, refine_policy
 from training.anchor import DemonstrationAnchor
 from training.episodes import EpisodeError
 from training.judge import (
@@ -157,6 +157,25 @@ def test_refinement_begins_with_a_clone_adapted_to_imagined_demonstrations(
         )
 
 
+def test_half_precision_is_asked_of_cloning_and_of_refinement(
+    cloned: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    episodes = write_episodes(tmp_path / "data")
+    for half in (False, True):
+        out = tmp_path / str(half)
+        clone_policy.run(clone_policy.Args("push", out / "clone", episodes, 3, 2, half=half))
+        given = {"episodes": episodes, "demonstrations": 3, "anchor_steps": 0, "corrections": 0}
+        refine_policy.refine(
+            short_run(cloned, out / "in", model_folder, steps=1, adapt_steps=2, half=half, **given)
+        )
+    for made in ("clone", "in"):
+        whole, halved = (load_policy(tmp_path / str(half) / made) for half in (False, True))
+        rounded = halved.state_dict()
+        for name, value in whole.state_dict().items():
+            assert torch.equal(rounded[name], value.half().float())
+        assert not all(torch.equal(rounded[name], v) for name, v in whole.state_dict().items())
+
+
 def test_an_ensemble_of_too_many_is_refused_before_the_work(cloned: Path, tmp_path: Path) -> None:
     folder = tmp_path / "world_model"
     make_tiny_world_model().save_pretrained(folder)
@@ -260,6 +279,7 @@ def test_of_several_judges_the_least_favourable_counts(cloned: Path, tmp_path: P
             decay=0.0,
             saturation=1.0,
             least_gain=0.1,
+            half=False,
             snapshots=False,
             total=1,
             seed=0,

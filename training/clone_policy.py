@@ -40,6 +40,7 @@ class Args:
         learning_rate: AdamW's, decayed to zero by a cosine.
         shift: Largest random shift of a frame, in pixels.
         rollouts: Learn from every solved episode that policies played as well (filtered cloning).
+        half: Round the policy's weights to float16, for a file of half the size.
         seed: Seed of weights and batches.
     """
 
@@ -52,6 +53,7 @@ class Args:
     learning_rate: float = 1e-3
     shift: int = 3
     rollouts: bool = False
+    half: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -194,7 +196,7 @@ def run(args: Args) -> None:
         keep_settings(args, args.out)
         started = time.monotonic()
         policy, config = clone(args, chosen)
-        save_policy(policy, config, args.out)
+        save_policy(policy, config, args.out, half=args.half)
     print(f"cloned {args.task} in {time.monotonic() - started:.0f} s: {args.out}")
 
 

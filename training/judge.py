@@ -107,7 +107,8 @@ class Judge(BaseCallback):
         decay: Of the average, an update.
         saturation: Judged success at which the run ends.
         least_gain: Judged success that a policy must gain to be kept.
-        snapshots: Keep every measured policy too.
+        snapshots: Keep every measured policy too, in full precision.
+        half: Round the weights of the one in `out` to float16.
         total: Imagined steps of the run at most, for the bar.
         seed: Seed of the denoising noise.
     """
@@ -124,6 +125,7 @@ class Judge(BaseCallback):
         saturation: float,
         least_gain: float,
         snapshots: bool,
+        half: bool,
         total: int,
         seed: int,
     ) -> None:
@@ -131,7 +133,7 @@ class Judge(BaseCallback):
         self.average, self.world_models, self.starts, self.out = policy, world_models, starts, out
         self.every, self.decay = every, decay
         self.saturation, self.least_gain = saturation, least_gain
-        self.snapshots, self.seed = snapshots, seed
+        self.snapshots, self.half, self.seed = snapshots, half, seed
         self.curve: list[Measurement] = []
         self.cloned: float | None = None
         """Judged success of the clone, where the curve begins with another policy."""
@@ -172,7 +174,7 @@ class Judge(BaseCallback):
             save_policy(self.average, config, snapshot_path(self.out, self.num_timesteps))
         if self.kept is self.curve[-1]:
             kept = ensemble([self.beside, self.average]) if self.beside else self.average
-            save_policy(kept, kept.config, self.out)
+            save_policy(kept, kept.config, self.out, half=self.half)
         self.finished = judged >= self.saturation
 
     def _on_training_start(self) -> None:

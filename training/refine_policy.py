@@ -115,6 +115,7 @@ class Args:
             demonstrated context of the task too.
         snapshots: Keep the policy of every measurement, in `snapshots/`, for
             `training.trace_refinement`.
+        half: Round the refined policy's weights to float16, for a file of half the size.
         seed: Seed of PPO, starts and noise.
     """
 
@@ -157,6 +158,7 @@ class Args:
     max_uncertainty: float | None = None
     initial_frames: Literal["start", "anywhere"] = "start"
     snapshots: bool = False
+    half: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -265,6 +267,7 @@ def _train(
         saturation=args.saturation,
         least_gain=args.least_gain,
         snapshots=args.snapshots,
+        half=args.half,
         total=args.steps,
         seed=args.seed + 1,
     )
@@ -281,7 +284,7 @@ def _train(
         if args.adapt_steps:
             judge.cloned = success
             judge.beside = load_policy(args.policy) if args.ensemble else None
-            save_policy(cloned, config, args.out)
+            save_policy(cloned, config, args.out, half=args.half)
             anchor.adapt(cloned, args.adapt_steps, args.adapt_learning_rate)
             average.load_state_dict(cloned.state_dict())
     with torch.no_grad():

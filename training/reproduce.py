@@ -191,10 +191,10 @@ def clone_cell(
             episodes(args, task, seed) if episodes else demonstrated(args, task),
             args.demonstrations,
             steps=args.clone_steps,
+            half=True,  # what is measured is what ships
             seed=seed,
         )
         clone_policy.run(dataclasses.replace(settings, **changes))
-        _halve(cloned)
     return cloned
 
 
@@ -232,15 +232,10 @@ def refine_cell(
             real_share=args.real_share,
             ensemble=args.ensemble,
             snapshots=True,
+            half=True,
         )
         refine_policy.refine(dataclasses.replace(settings, **changes))
     return refined
-
-
-def _halve(folder: Path) -> None:
-    """Rounds a policy's weights to half precision: what is measured is what ships."""
-    policy = load_policy(folder)
-    save_policy(policy, policy.config, folder, half=True)
 
 
 def planned(args: Args, world_model: WorldModel, methods: Sequence[str]) -> list[Measured]:
@@ -282,7 +277,6 @@ def make_cell(
     before, after = planned(one, world_model, STAGES)
     before = measure(args, world_model, clone_cell(args, task, seed), before)
     refined = refine_cell(args, task, seed)
-    _halve(refined)
     curve = json.loads((refined / "curve.json").read_text())
     after = dataclasses.replace(
         after,
