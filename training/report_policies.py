@@ -20,6 +20,9 @@ from training.reproduce import WORLDS
 def policies_section(results: Path) -> str:
     """The tables of cloned and refined policies, their figures, and how the worlds agree."""
     told = json.loads((results / "table.json").read_text())
+    made = load_measured(results / "table.json")
+    one = made[0]
+    shipped = f"results/policies/{one.demonstrations}/{one.task}-{one.seed}"
     parts = [
         "### Policies, before and after",
         "Real episodes on start configurations that nothing was trained on, imagined episodes from "
@@ -27,9 +30,9 @@ def policies_section(results: Path) -> str:
         "clone*: in how many seeds what was kept is not the clone as it was. World4RL's figures, "
         "where they stand, are of another camera, horizon and set of demonstrations. The refined "
         "policies are in [results/policies](results/policies):\n"
-        "`python -m training.evaluate --policy results/policies/5/door-lock-0` measures one anew.",
+        f"`python -m training.evaluate --policy {shipped}` measures one anew.",
     ]
-    for number, policies in by_demonstrations(load_measured(results / "table.json")).items():
+    for number, policies in by_demonstrations(made).items():
         commands = "\n".join(f"`{line}`" for line in table_lines(policies))
         gained = gains(policies, "refined")
         parts += [
