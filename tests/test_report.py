@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from training import model_card, report, reproduce
+from training.measured import load_measured
+from training.policy_table import agreement, describe_agreement
 from training.report_policies import policies_section
 from training.settings import SettingsError
 
@@ -67,13 +69,21 @@ def test_the_command_beside_a_table_is_of_its_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     told = json.loads((ROOT / "results" / "table.json").read_text())
-    policies = [policy for policy in told["policies"] if policy["demonstrations"] == 5]
-    for policy in policies:
-        policy["recipe"] = {**reproduce.Args().recipe, "corrections": 7, "ensemble": False}
+    recipe = {**reproduce.Args().recipe, "corrections": 7, "ensemble": False}
+    first = told["policies"][0]["seed"]
+    policies = [
+        {**policy, "demonstrations": 5, "seed": seed, "recipe": dict(recipe)}
+        for policy in told["policies"]
+        for seed in (0, 1)
+        if (policy["demonstrations"], policy["seed"]) == (50, first)
+    ]
     (folder / "table.json").write_text(json.dumps({**told, "policies": policies}))
-    seeds = len({policy["seed"] for policy in policies})
-    flags = f"--seeds {seeds} --demonstrations 5 --corrections 7 --no-ensemble`"
-    assert flags in policies_section(folder)
+    flags = "--seeds 2 --demonstrations 5 --corrections 7 --no-ensemble`"
+    text = policies_section(folder)
+    assert flags in text
+    of_all = agreement(load_measured(folder / "table.json"))
+    assert of_all is not None
+    assert text.count(describe_agreement(of_all)) == 2  # of these demonstrations, and of all
     for policy in policies:
         policy["seed"] = {0: 0, 1: 3}[policy["seed"]]
     some = [p for p in policies if p["seed"] == 0 or p["task"] in ("hammer", "soccer")]

@@ -153,20 +153,32 @@ def _save_table(merged: Sequence[Measured], out: Path) -> None:
         "policies": plain(merged),
         "rows": [row for rows in groups.values() for row in rows],
     }
-    separate = [p for p in merged if p.method == "cloned" or not p.is_the_clone]
-    if len(separate) >= 3:
-        table["agreement"] = policy_agreement(
-            [policy.rate("imagined").mean for policy in separate],
-            [policy.rate("real").mean for policy in separate],
-            [policy.task for policy in separate],
-        )
-        draw_scatter([_point(policy) for policy in separate], out / "policies.png")
+    told = agreement(merged)
+    if told:
+        table["agreement"] = told
+        draw_scatter([_point(policy) for policy in _separate(merged)], out / "policies.png")
     save_record(out / "table.json", table)
     parts = []
     for number, rows in groups.items():
         draw_table(rows, out / f"table-{number}.png")
         parts.append(f"Clones of {number} demonstrations:\n\n{format_table(rows)}\n")
     (out / "table.md").write_text("\n".join(parts))
+
+
+def agreement(policies: Sequence[Measured]) -> dict[str, Any] | None:
+    """M4 of cloned and refined policies, a kept clone counted once; None of fewer than three."""
+    separate = _separate(policies)
+    if len(separate) < 3:
+        return None
+    return policy_agreement(
+        [policy.rate("imagined").mean for policy in separate],
+        [policy.rate("real").mean for policy in separate],
+        [policy.task for policy in separate],
+    )
+
+
+def _separate(policies: Sequence[Measured]) -> list[Measured]:
+    return [one for one in policies if one.method == "cloned" or not one.is_the_clone]
 
 
 def describe_agreement(told: dict[str, Any]) -> str:

@@ -13,13 +13,12 @@ from training.comparison_table import format_overview, format_rounds
 from training.formatting import format_points, markdown_table
 from training.measured import Measured, by_demonstrations, gains, load_measured
 from training.metrics import mean_with_interval
-from training.policy_table import describe_agreement, format_table, make_rows
+from training.policy_table import agreement, describe_agreement, format_table, make_rows
 from training.reproduce import WORLDS
 
 
 def policies_section(results: Path) -> str:
     """The tables of cloned and refined policies, their figures, and how the worlds agree."""
-    told = json.loads((results / "table.json").read_text())
     made = load_measured(results / "table.json")
     one = made[0]
     shipped = f"results/policies/{one.demonstrations}/{one.task}-{one.seed}"
@@ -40,13 +39,17 @@ def policies_section(results: Path) -> str:
             format_table(make_rows(policies)),
             f"Refinement changed real success by {format_points(mean_with_interval(gained))} "
             f"points, mean of {len(gained)} policies (Student's t).",
+            *_agreement(policies),
             f"![real success before and after](results/table-{number}.png)",
         ]
-    parts += [
-        "![imagined against real success of these policies](results/policies.png)",
-        describe_agreement(told["agreement"]),
-    ]
-    return "\n\n".join(parts)
+    parts += ["All of them together:", "![imagined against real](results/policies.png)"]
+    return "\n\n".join([*parts, *_agreement(made)])
+
+
+def _agreement(policies: Sequence[Measured]) -> list[str]:
+    """How imagination and reality agree about them, where they are enough to tell."""
+    told = agreement(policies)
+    return [describe_agreement(told)] if told else []
 
 
 def stopping_section(results: Path) -> str:
