@@ -1,4 +1,4 @@
-"""Refinement at tiny size: PPO in imagination, its anchor, its judge."""
+"""Refinement at tiny size: PPO in imagination, its anchor, and what is kept."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from training import clone_policy, refine_policy
 from training.anchor import DemonstrationAnchor
 from training.episodes import EpisodeError
 from training.judge import (
-    Judge,
     Measurement,
     chosen,
     gained,
     snapshot_path,
-    split_starts,
 )
 from training.policy import actor_parameters, ensemble, load_policy, save_policy
 from training.settings import SettingsError
-from world4rl_gym.world_model import WorldModel
 
 
 def short_run(cloned: Path, out: Path, world_model: Path, **changes: Any) -> refine_policy.Args:
@@ -186,27 +183,6 @@ def test_an_ensemble_of_too_many_is_refused_before_the_work(cloned: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_starts_to_train_and_to_judge_on_are_disjoint(tiny_world_model) -> None:
-    train, judge = split_starts(tiny_world_model, "push", 40)
-    assert len(train) + len(judge) == 3
-    trained_on, judged_on = (one.frames_of(torch.arange(len(one))) for one in (train, judge))
-    for frames in judged_on:
-        assert not any(torch.equal(frames, other) for other in trained_on)
-
-
-def test_the_first_of_the_best_points_is_chosen() -> None:
-    curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.2, 0.6, 0.6))]
-    assert chosen(curve, 0.1).imagined_steps == 1
-    assert chosen(curve, 0.4).imagined_steps == 1
-
-
-def test_without_a_gain_to_believe_the_first_policy_stays() -> None:
-    curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.5, 0.4, 0.55))]
-    assert chosen(curve, 0.1).imagined_steps == 0
-    assert chosen(curve, 0.0).imagined_steps == 2
-    assert chosen(curve[:1], 0.1).imagined_steps == 0
-
-
 def test_the_clone_is_kept_unless_enough_was_gained_over_it(cloned: Path, tmp_path: Path) -> None:
     curve = [Measurement(step, judged, None, 0.0) for step, judged in enumerate((0.5, 0.7))]
     assert gained(curve, None, 0.15)
@@ -261,34 +237,6 @@ def test_what_is_kept_is_the_average_over_updates(cloned: Path, tmp_path: Path) 
     begun, averaged, last = weights(args, 0), weights(args, 64), weights(single, 64)
     assert not torch.equal(last, begun)
     assert torch.allclose(averaged, begun.lerp(last, 0.25), atol=1e-6)
-
-
-def test_of_several_judges_the_least_favourable_counts(cloned: Path, tmp_path: Path) -> None:
-    lenient, strict = (
-        make_tiny_world_model(success_threshold=0.05),
-        make_tiny_world_model(success_threshold=0.99),
-    )
-
-    def judged(*world_models: WorldModel) -> float:
-        judge = Judge(
-            load_policy(cloned),
-            world_models,
-            split_starts(lenient, "push", 2)[1],
-            tmp_path / "kept",
-            every=1,
-            decay=0.0,
-            saturation=1.0,
-            least_gain=0.1,
-            half=False,
-            snapshots=False,
-            total=1,
-            seed=0,
-        )
-        judge.measure()
-        return judge.curve[0].judged
-
-    assert judged(lenient) == 1.0
-    assert judged(lenient, strict) == judged(strict, lenient) == 0.0
 
 
 def test_a_refinement_that_is_killed_does_not_look_finished(
