@@ -11,54 +11,59 @@ import torch
 
 from training.policy import make_policy, save_policy
 from training.policy_network import PolicyConfig
-from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.denoiser import Denoiser
+from world4rl_gym.eyes import Eyes
 from world4rl_gym.initial_frames import InitialFrames
-from world4rl_gym.reward import RewardHead, RewardHeadConfig
-from world4rl_gym.scheduler import EulerScheduler
+from world4rl_gym.memory import Memory
+from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.world_model import WorldModel, WorldModelConfig
 
 torch.set_num_threads(2)
 
-SIZE, LENGTH, ACTIONS = 16, 4, 3
+SIZE, ACTIONS, STATES, COMMANDS, CODES = 16, 3, 3, 2, 6
 TASKS = ("push", "pull")
 
 
 def make_tiny_world_model(
-    seed: int = 0, success_threshold: float = 0.43, frame_size: int = SIZE, patch_size: int = 4
+    seed: int = 0, success_threshold: float = 0.5, frame_size: int = SIZE, states: int = STATES
 ) -> WorldModel:
     """A world model whose random weights move its frames and whose rows succeed now and then."""
+    commands = COMMANDS if states else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        denoiser = Denoiser(
-            DenoiserConfig(
-                frame_size=frame_size,
-                context_length=LENGTH,
-                patch_size=patch_size,
-                action_size=ACTIONS,
-                action_bins=5,
-                channels=(8, 16),
-                layers_per_block=1,
-                embedding_size=16,
-                residual_scale=0.5,
-            )
+        eyes = Eyes(frame_size=frame_size, code_size=CODES, state_size=states, width=4)
+        memory = Memory(
+            tasks=len(TASKS),
+            members=2,
+            action_size=ACTIONS,
+            state_size=states,
+            command_size=commands,
+            code_size=CODES,
+            width=16,
         )
-        reward_head = RewardHead(RewardHeadConfig(frame_size=frame_size, width=8))
-        for parameter in [*denoiser.parameters(), *reward_head.parameters()]:
+        denoiser = Denoiser(
+            frame_size=frame_size,
+            code_size=CODES,
+            state_size=states,
+            width=8,
+            condition_blocks=1,
+            residual_scale=0.5,
+        )
+        for parameter in [*memory.parameters(), *denoiser.parameters()]:
             if not parameter.any():  # zero-initialised outputs would leave every frame as it is
                 torch.nn.init.normal_(parameter, std=0.1)
             elif parameter.ndim > 1:
-                parameter.data.mul_(1.5)
+                parameter.data.mul_(2.0)
+        for task in memory.of_task:
+            task.command_gain += 0.3
     rng = np.random.default_rng(seed)
     starts, later = 6, 4
     count = starts + later
-    shape = (count, LENGTH, 3, frame_size, frame_size)
-    frames = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
-    frames[:starts] = frames[:starts, :1]
-    actions = torch.from_numpy(rng.uniform(-1, 1, (count, LENGTH - 1, ACTIONS)).astype(np.float32))
-    actions[:starts] = 0
-    initial_frames = InitialFrames.from_contexts(
-        frames,
-        actions,
+    shape = (count, 3, frame_size, frame_size)
+    initial_frames = InitialFrames(
+        torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
+        torch.from_numpy(rng.normal(size=(count, states)).astype(np.float32)),
+        torch.from_numpy(rng.normal(size=(count, commands)).astype(np.float32)),
         torch.arange(count) % len(TASKS),
         torch.arange(count) < starts,
         TASKS,
@@ -70,7 +75,7 @@ def make_tiny_world_model(
         success_threshold=success_threshold,
         num_inference_steps=2,
     )
-    return WorldModel(denoiser, EulerScheduler(), reward_head, initial_frames, config)
+    return WorldModel(eyes, memory, denoiser, SchedulerConfig(), initial_frames, config)
 
 
 @pytest.fixture(scope="session")

@@ -15,28 +15,27 @@ def test_the_table_has_every_figure(tmp_path: Path) -> None:
     folder = tmp_path / "world_model"
     make_tiny_world_model().save_pretrained(folder)
     args = bench.Args(
-        str(folder), rows=(1, 3), frame_sizes=(16, 32), seconds=0.01, real=False, device="cpu"
+        str(folder), rows=(1, 3), seconds=0.01, real=False, device="cpu", ppo_steps=100
     )
     report = bench.measure(args)
-    assert set(report["imagined"]) == set(report["diamond"]) == {"1", "3"}
-    assert set(report["frame_sizes"]) == {"16", "32"}
-    assert min(report["imagined"].values()) > 0
-    assert min(report["step_ms"]["whole step"], report["step_ms"]["denoiser"]) > 0
-    assert 0 < report["denoiser_share_of_matmul"] < 1
+    for name in ("features", "pixels", "diamond"):
+        assert set(report[name]) == {"1", "3"}
+        assert min(report[name].values()) > 0
+    assert report["ppo_seconds"] > 0
+    assert report["gflop_a_frame"] > 0
     report["real"] = {"default rendering": 7.0}
     table = bench.format_table(report)
-    assert "DIAMOND" in table
-    assert "Meta-World, default rendering" in table
-    bench.plot(report, tmp_path / "bench.png")
-    assert (tmp_path / "bench.png").stat().st_size > 0
+    for words in ("imagined, features", "DIAMOND", "Meta-World, default rendering", "PPO on"):
+        assert words in table
 
 
-def test_operations_are_counted() -> None:
+def test_more_inference_steps_cost_more_operations() -> None:
     model = make_tiny_world_model()
-    twice = bench.make_untrained(model, frame_size=32)
-    assert bench.denoiser_flops(twice) == pytest.approx(4 * bench.denoiser_flops(model), rel=0.2)
-    diamond = bench.make_diamond(model).denoiser.config
-    assert (diamond.patch_size, diamond.channels) == (1, (64, 64, 64, 64))
+    once, whole = (
+        bench.denoiser_flops(make_tiny_world_model(frame_size=size)) for size in (16, 32)
+    )
+    assert whole == pytest.approx(4 * once, rel=0.3)
+    assert bench.denoiser_flops(model) == once
 
 
 def test_a_rate_is_of_calls_a_second() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from episode_factory import HORIZON, make_episode, write_episodes
+from training.windows import Windows
 
 from training.episodes import Episode, EpisodeError, load_episode, load_episodes, require_disjoint
-from training.windows import Windows
 
 
 def test_episode_survives_the_disk_without_loss(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import make_tiny_world_model
 from gymnasium.error import ResetNeeded
 
 from world4rl_gym import Imagination, WorldModel
@@ -13,38 +14,60 @@ from world4rl_gym.imagination import ImaginedStep
 NEVER = 0.99999
 
 
+def begun(world_model: WorldModel, rows: int, **arguments: object) -> Imagination:
+    """A core whose row i is seeded i and has been reset."""
+    core = Imagination(rows, world_model, **arguments)  # type: ignore[arg-type]
+    core.rngs = [np.random.default_rng(row) for row in range(rows)]
+    core.reset()
+    return core
+
+
 def test_tensors_in_and_out(tiny_world_model: WorldModel) -> None:
-    core = Imagination(5, tiny_world_model)
-    frames = core.reset()
+    core = begun(tiny_world_model, 5)
+    frames = core.frames
     assert frames.shape == (5, 3, 16, 16) and frames.dtype == torch.uint8
     result = core.step(torch.zeros(5, 3))
-    assert result.frames.shape == frames.shape and result.frames.dtype == torch.uint8
     for name, dtype in (
         ("reward", torch.float32),
         ("terminated", torch.bool),
         ("truncated", torch.bool),
         ("success_probability", torch.float32),
+        ("uncertainty", torch.float32),
     ):
         tensor = getattr(result, name)
         assert tensor.shape == (5,) and tensor.dtype == dtype and tensor.device == core.device
-    assert torch.equal(core.frames, result.frames)
-    result.frames.zero_()
-    frames.zero_()
+    assert core.features.shape == (5, 2 * 3 + 2 * 2 + 6 + 2)
+    assert core.agent_pos.shape == (5, 5)
+    drawn = core.frames
+    assert not torch.equal(drawn, frames)
+    drawn.zero_()
     assert core.frames.any()
 
 
 def test_reset_of_a_mask_leaves_the_other_rows(tiny_world_model: WorldModel) -> None:
-    core = Imagination(3, tiny_world_model, success_threshold=NEVER, max_episode_steps=2)
-    core.reset()
+    core = begun(tiny_world_model, 3, success_threshold=NEVER, max_episode_steps=2)
     core.step(torch.zeros(3, 3))
-    before = core.step(torch.zeros(3, 3))
-    assert before.truncated.all()
-    after = core.reset(torch.tensor([False, True, False]))
-    assert torch.equal(after[[0, 2]], before.frames[[0, 2]])
-    assert not torch.equal(after[1], before.frames[1])
+    assert core.step(torch.zeros(3, 3)).truncated.all()
+    before, told = core.frames, core.features
+    core.reset(torch.tensor([False, True, False]))
+    after = core.frames
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert torch.equal(core.features[[0, 2]], told[[0, 2]])
+    assert not torch.equal(after[1], before[1])
     assert core.step(torch.zeros(3, 3)).truncated.tolist() == [True, False, True]
     unchanged = core.frames
-    assert torch.equal(core.reset(torch.zeros(3, dtype=torch.bool)), unchanged)
+    core.reset(torch.zeros(3, dtype=torch.bool))
+    assert torch.equal(core.frames, unchanged)
+
+
+def test_E12_a_reset_row_holds_nothing_of_the_episode_before(tiny_world_model: WorldModel) -> None:
+    core = begun(tiny_world_model, 2)
+    fresh = [part.clone() for part in core.memory]
+    starts = core.drawn.tolist()
+    for _ in range(3):
+        core.step(torch.ones(2, 3))
+    core.reset(initial_frame=starts)
+    assert all(torch.equal(one, other) for one, other in zip(core.memory, fresh, strict=True))
 
 
 def test_E13_a_bad_mask(tiny_world_model: WorldModel) -> None:
@@ -65,55 +88,95 @@ def test_E15_step_before_reset(tiny_world_model: WorldModel) -> None:
 
 
 def test_a_policys_gradient_does_not_enter_the_imagination(tiny_world_model: WorldModel) -> None:
-    core = Imagination(2, tiny_world_model)
-    core.reset()
-    policy = torch.nn.Linear(3 * 16 * 16, 3)
+    core = begun(tiny_world_model, 2)
+    policy = torch.nn.Linear(core.features.shape[1], 3)
     for _ in range(3):
-        result = core.step(policy(core.frames.flatten(1).float() / 255).tanh())
-    assert not result.reward.requires_grad and not core._actions.requires_grad
+        result = core.step(policy(core.features).tanh())
+    assert not result.reward.requires_grad and not core.features.requires_grad
     assert all(parameter.grad is None for parameter in tiny_world_model.parameters())
 
 
 def test_seeding_rows_repeats_them(tiny_world_model: WorldModel) -> None:
     told = []
     for _ in range(2):
-        core = Imagination(3, tiny_world_model)
-        core.rngs = [np.random.default_rng(row) for row in range(3)]
-        frames = [core.reset(), *(core.step(torch.ones(3, 3)).frames for _ in range(3))]
+        core = begun(tiny_world_model, 3)
+        frames = [core.frames]
+        for _ in range(3):
+            core.step(torch.ones(3, 3))
+            frames.append(core.frames)
         told.append(torch.stack(frames))
     assert torch.equal(told[0], told[1])
+
+
+def test_drawing_changes_nothing_that_happens(tiny_world_model: WorldModel) -> None:
+    """What is seen never feeds back: there is nothing for it to drift by."""
+    seen, unseen = (begun(tiny_world_model, 3) for _ in range(2))
+    for _ in range(4):
+        one, other = seen.step(torch.ones(3, 3)), unseen.step(torch.ones(3, 3))
+        assert seen.frames.any()
+        assert torch.equal(one.success_probability, other.success_probability)
+    assert torch.equal(seen.frames, unseen.frames)
 
 
 def test_more_inference_steps_change_the_frames(tiny_world_model: WorldModel) -> None:
     frames = []
     for steps in (1, 2, 3):
-        core = Imagination(1, tiny_world_model, num_inference_steps=steps)
-        core.rngs = [np.random.default_rng(0)]
-        core.reset()
-        frames.append(core.step(torch.ones(1, 3)).frames)
+        core = begun(tiny_world_model, 1, num_inference_steps=steps)
+        core.step(torch.ones(1, 3))
+        frames.append(core.frames)
     assert not torch.equal(frames[0], frames[1]) and not torch.equal(frames[1], frames[2])
+
+
+def test_rows_of_several_tasks_each_follow_their_own(tiny_world_model: WorldModel) -> None:
+    mixed = Imagination(4, tiny_world_model)
+    mixed.reset(initial_frame=[0, 1, 2, 3])
+    assert mixed.tasks == ["push", "pull", "push", "pull"]
+    alone = Imagination(2, tiny_world_model, task="pull")
+    alone.reset(initial_frame=[1, 3])
+    actions = torch.linspace(-1, 1, 12).view(4, 3)
+    for _ in range(3):
+        one, other = mixed.step(actions), alone.step(actions[[1, 3]])
+    assert torch.allclose(one.success_probability[[1, 3]], other.success_probability, atol=1e-6)
+    assert torch.allclose(mixed.features[[1, 3]], alone.features, atol=1e-5)
+
+
+def test_a_rollout_is_what_stepping_gives(tiny_world_model: WorldModel) -> None:
+    actions = torch.rand(3, 5, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    core = begun(tiny_world_model, 3)
+    told = core.rollout(actions, initial_frame=[0, 1, 2], draw=True)
+    assert told.frames is not None and told.frames.shape == (3, 5, 3, 16, 16)
+    assert told.state.shape == (3, 5, 3) and told.code.shape == (3, 5, 6)
+    stepped = begun(tiny_world_model, 3)
+    stepped.reset(initial_frame=[0, 1, 2])
+    for t in range(5):
+        result = stepped.step(actions[:, t])
+        assert torch.equal(result.success_probability, told.success_probability[:, t])
+    assert torch.equal(stepped.state, told.state[:, -1])
+    assert core.rollout(actions, initial_frame=[0, 1, 2]).frames is None
+
+
+def test_the_command_follows_its_rule(tiny_world_model: WorldModel) -> None:
+    core = begun(tiny_world_model, 2)
+    before = core.memory.command
+    core.step(torch.tensor([[0.5, -2.0, 1.0], [0.0, 0.25, 0.0]]))
+    moved = torch.tensor([[0.15, -0.3], [0.0, 0.075]])  # gain 0.3, actions clipped to [-1, 1]
+    assert torch.allclose(core.memory.command, before + moved, atol=1e-6)
 
 
 def test_uncertainty_costs_what_was_asked(tiny_world_model: WorldModel) -> None:
     plain, charged = (
-        Imagination(4, tiny_world_model, uncertainty_penalty=penalty) for penalty in (0.0, 0.01)
+        begun(tiny_world_model, 4, uncertainty_penalty=penalty) for penalty in (0.0, 0.5)
     )
-    for core in (plain, charged):
-        core.rngs = [np.random.default_rng(row) for row in range(4)]
-        core.reset()
     for _ in range(5):
         one, other = plain.step(np.zeros((4, 3))), charged.step(np.zeros((4, 3)))
-        assert torch.equal(one.frames, other.frames)
         assert torch.equal(one.terminated, other.terminated)
         assert (one.uncertainty > 0).all()
-        assert torch.allclose(other.reward, one.reward - 0.01 * one.uncertainty)
+        assert torch.allclose(other.reward, one.reward - 0.5 * one.uncertainty)
 
 
 def test_what_is_too_uncertain_is_truncated_and_not_believed(tiny_world_model: WorldModel) -> None:
     def first_step(**arguments: float) -> ImaginedStep:
-        core = Imagination(8, tiny_world_model, success_threshold=1e-6, **arguments)
-        core.rngs = [np.random.default_rng(row) for row in range(8)]
-        core.reset()
+        core = begun(tiny_world_model, 8, success_threshold=1e-6, **arguments)
         return core.step(np.zeros((8, 3)))
 
     believed = first_step()
@@ -127,34 +190,31 @@ def test_what_is_too_uncertain_is_truncated_and_not_believed(tiny_world_model: W
     assert torch.equal(step.reward, (~doubted).float())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_compiled_step_agrees_on_the_gpu(tiny_world_model: WorldModel) -> None:
-    plain, compiled = (
-        Imagination(4, tiny_world_model, device="cuda", compile=choice) for choice in (False, True)
-    )
-    for core in (plain, compiled):
-        core.rngs = [np.random.default_rng(row) for row in range(4)]
-        core.reset()
-    for _ in range(10):
-        one, other = plain.step(np.zeros((4, 3))), compiled.step(np.zeros((4, 3)))
-        assert (one.frames.int() - other.frames.int()).abs().max() <= 1
-        assert torch.allclose(one.success_probability, other.success_probability, atol=0.02)
+def test_a_model_without_robot_state_imagines_all_the_same() -> None:
+    model = make_tiny_world_model(states=0)
+    core = begun(model, 3)
+    first = core.features
+    core.step(torch.ones(3, 3))
+    assert first.shape == (3, 6 + 2) and core.agent_pos.shape == (3, 0)
+    assert not torch.equal(core.features, first)
+    assert core.frames.shape == (3, 3, 16, 16)
 
 
 def test_a_thousand_rows(tiny_world_model: WorldModel) -> None:
     core = Imagination(1000, tiny_world_model)
-    frames = core.reset()
+    core.reset()
+    frames = core.frames
     assert set(core.drawn.tolist()) == set(range(6))
-    result = core.step(torch.zeros(1000, 3))
-    assert not torch.equal(result.frames, frames)
-    assert len({frame.numpy().tobytes() for frame in result.frames}) == 1000
+    core.step(torch.zeros(1000, 3))
+    assert not torch.equal(core.frames, frames)
+    assert len({frame.numpy().tobytes() for frame in core.frames}) == 1000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_everything_stays_on_the_gpu(tiny_world_model: WorldModel) -> None:
     core = Imagination(64, tiny_world_model, device="cuda")
-    assert core.reset().is_cuda
+    core.reset()
+    assert core.frames.is_cuda
     result = core.step(torch.zeros(64, 3, device="cuda"))
-    assert result.frames.is_cuda and result.reward.is_cuda
-    assert core.reset(result.terminated | result.truncated).is_cuda
+    assert core.frames.is_cuda and result.reward.is_cuda and core.features.is_cuda
     assert next(tiny_world_model.parameters()).device.type == "cpu"  # the caller's own stays

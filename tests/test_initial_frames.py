@@ -19,17 +19,15 @@ def test_start_draws_every_start_and_nothing_else(tiny_world_model: WorldModel) 
     assert (counts[:6] > 60).all() and not counts[6:].any()
 
 
-def test_anywhere_draws_every_context_with_its_true_history(tiny_world_model: WorldModel) -> None:
+def test_anywhere_draws_every_context_with_its_robot_state(tiny_world_model: WorldModel) -> None:
     env = ImaginedEnv(tiny_world_model, initial_frames="anywhere")
     assert set(drawn(env, 300)) == set(range(10))
     frame, info = env.reset(options={"initial_frame": 7})
     own = tiny_world_model.initial_frames
     assert info["initial_frame"] == 7
-    (context,) = own.frames_of(torch.tensor([7]))
-    assert np.array_equal(frame, context[-1].permute(1, 2, 0).numpy())
-    core = env.imagination
-    assert np.array_equal(core._frames[0].numpy(), context.numpy())
-    assert np.array_equal(core._actions[0, :-1].numpy(), own.actions[7].numpy())
+    assert np.array_equal(frame, own.frames[7].permute(1, 2, 0).numpy())
+    assert torch.equal(env.imagination.state[0], own.state[7])
+    assert torch.equal(env.imagination.memory.command[0], own.command[7])
 
 
 def test_tasks_restrict_the_draw(tiny_world_model: WorldModel) -> None:
@@ -47,21 +45,28 @@ def test_one_initial_frame_for_each_row(tiny_world_model: WorldModel) -> None:
     assert env.reset(options={"initial_frame": 2})[1]["initial_frame"].tolist() == [2, 2, 2]
 
 
-def test_a_start_is_kept_once_and_a_context_whole() -> None:
-    frames = torch.arange(3 * 2 * 3 * 4 * 4, dtype=torch.uint8).view(3, 2, 3, 4, 4)
-    frames[1] = frames[1, -1]
-    is_start = torch.tensor([False, True, False])
-    rest = torch.zeros(3, 1, 3), torch.zeros(3, dtype=torch.int64), is_start
-    made = InitialFrames.from_contexts(frames, *rest, ("push",))
-    assert len(made) == 3 and len(made.frames) == 5
-    assert made.context_shape == (2, 3, 4, 4)
-    assert torch.equal(made.frames_of(torch.arange(3)), frames)
-    for bad in (made.windows + 1, made.windows - 1, made.windows.float(), made.windows[:, :0]):
-        with pytest.raises(ValueError, match="windows"):
-            InitialFrames(made.frames, bad, *rest, ("push",))
-    for wrong in (frames[0], frames[:2]):
-        with pytest.raises(ValueError, match="initial frames"):
-            InitialFrames.from_contexts(wrong, *rest, ("push",))
+def test_bad_contexts_name_the_field() -> None:
+    frames = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    good = {
+        "frames": frames,
+        "state": torch.zeros(3, 2),
+        "command": torch.zeros(3, 1),
+        "task_ids": torch.zeros(3, dtype=torch.int64),
+        "is_start": torch.ones(3, dtype=torch.bool),
+        "tasks": ("push",),
+    }
+    assert len(InitialFrames(**good)) == 3
+    for field, bad, word in (
+        ("frames", frames.float(), "initial frames"),
+        ("frames", frames[:0], "initial frames"),
+        ("state", torch.zeros(2, 2), "initial state"),
+        ("state", torch.full((3, 2), torch.nan), "initial state"),
+        ("command", torch.zeros(3, 1, dtype=torch.float64), "initial command"),
+        ("task_ids", torch.ones(3, dtype=torch.int64), "task_ids"),
+        ("is_start", torch.ones(2, dtype=torch.bool), "is_start"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            InitialFrames(**{**good, field: bad})
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -72,9 +77,10 @@ def test_photographs_begin_episodes(tiny_world_model: WorldModel, count: int) ->
     frame, info = env.reset(seed=0)
     assert np.array_equal(frame, photographs[info["initial_frame"]])
     assert info["task"] == "pull"
-    context = env.imagination._frames[0].permute(0, 2, 3, 1).numpy()
-    assert (context == frame).all() and not env.imagination._actions.any()
-    made = InitialFrames.from_starts(photographs, "pull", 4, 3)
+    own = tiny_world_model.initial_frames
+    usual = own.state[own.task_ids == 1].mean(dim=0)
+    assert torch.allclose(env.imagination.state[0], usual)  # the robot stands where it begins
+    made = InitialFrames.from_starts(photographs, "pull", np.zeros(3), np.zeros(2))
     same, _ = ImaginedEnv(tiny_world_model, initial_frames=made).reset(seed=0)
     assert np.array_equal(frame, same)
 
@@ -87,5 +93,5 @@ def test_E16_bad_photographs(tiny_world_model: WorldModel) -> None:
     for bad in (good.astype(float), np.zeros((3, 16, 16), np.uint8), good[:0]):
         with pytest.raises(ValueError, match="frames: expected"):
             ImaginedEnv(tiny_world_model, initial_frames=bad, task="push")
-    with pytest.raises(ValueError, match="initial_frames: expected frames"):
+    with pytest.raises(ValueError, match="initial_frames: frames: expected"):
         ImaginedEnv(tiny_world_model, initial_frames=np.zeros((8, 8, 3), np.uint8), task="push")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
+from training.evaluate import check_policy_fits, imagined_outcomes
 
 from training import clone_policy, train_reward_head
 from training.episodes import EpisodeError
-from training.evaluate import check_policy_fits, imagined_outcomes
 from training.policy import PolicyError, load_policy, make_policy, sample_actions, save_policy
 from training.policy_network import PolicyConfig
 from training.settings import SettingsError, keep_settings

@@ -135,11 +135,12 @@ def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
 
 @needs_gl
 def test_a_plan_does_in_reality_what_a_policy_does_in_imagination(tmp_path: Path) -> None:
+    from training.replay import imagine
+
     from training.collect_episodes import Args, collect_episode, make_actor
     from training.policy import make_policy, sample_actions, save_policy
     from training.policy_network import PolicyConfig
     from training.real_env import RealEnv
-    from training.replay import imagine
     from world4rl_gym.world_model import WorldModel
 
     config = PolicyConfig("door-lock")
@@ -170,9 +171,10 @@ def test_a_plan_does_in_reality_what_a_policy_does_in_imagination(tmp_path: Path
 @needs_gl
 def test_plans_are_carried_out_whatever_is_seen(tmp_path: Path) -> None:
     from training.evaluate import evaluate
+    from training.real_rollouts import real_episodes
+
     from training.policy import make_policy, save_policy
     from training.policy_network import PolicyConfig
-    from training.real_rollouts import real_episodes
     from world4rl_gym.world_model import WorldModel
 
     config = PolicyConfig("door-lock")

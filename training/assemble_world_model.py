@@ -1,34 +1,148 @@
-"""Puts a world-model folder together: denoiser, reward head, initial frames, model card.
+"""Puts a world model together out of its trained parts, and calibrates it.
 
-    python -m training.assemble_world_model --denoiser runs/denoiser \\
-        --reward-head runs/reward_head --episodes data/episodes --out runs/world_model
-
-With `--demonstrations`, expert episodes are copied beside it, for the demo to clone from.
+python -m training.assemble_world_model --tasks lever-pull hammer --out runs/world_model
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 
 from training import command
-from training.collect_episodes import start_frames_path
-from training.episodes import Episode, EpisodeError, load_episodes
-from training.model_card import model_card
-from training.windows import Windows
-from world4rl_gym.components import load_component
+from training.collect_episodes import load_start_frames
+from training.episodes import load_episodes
+from training.sequences import Sequences, make_sequences
+from training.train_memory import unroll
+from world4rl_gym.components import load_component, round_weights, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.eyes import Eyes, EyesConfig
 from world4rl_gym.initial_frames import InitialFrames
-from world4rl_gym.reward import RewardHead, RewardHeadConfig
-from world4rl_gym.scheduler import EulerScheduler
+from world4rl_gym.memory import Memory, MemoryConfig, TaskMemory
+from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.world_model import WorldModel, WorldModelConfig
+
+
+def assemble(
+    eyes: Eyes,
+    memories: Mapping[str, TaskMemory],
+    initial_frames: InitialFrames,
+    denoiser: Denoiser | None = None,
+    scheduler: SchedulerConfig | None = None,
+    *,
+    action_repeat: int = 3,
+    max_episode_steps: int = 50,
+    num_inference_steps: int = 2,
+    provenance: dict[str, Any] | None = None,
+) -> WorldModel:
+    """A world model of these parts.
+
+    Args:
+        eyes: The eyes that the memories were trained with.
+        memories: The memory of each task, in the order of the tasks.
+        initial_frames: Contexts of all tasks, in the same order.
+        denoiser: None gives an untrained one: nothing worth seeing is drawn.
+        scheduler: The denoiser's noise levels.
+        action_repeat: Control steps a decision.
+        max_episode_steps: Horizon.
+        num_inference_steps: Denoising steps a frame.
+        provenance: Where it comes from.
+    """
+    tasks = tuple(memories)
+    first = next(iter(memories.values()))
+    memory = Memory(**{**dataclasses.asdict(first.config), "tasks": len(tasks)})
+    for own, trained in zip(memory.of_task, memories.values(), strict=True):
+        own.load_state_dict(trained.state_dict())
+    if denoiser is None:
+        denoiser = Denoiser(
+            frame_size=eyes.config.frame_size,
+            code_size=eyes.config.code_size,
+            state_size=first.config.state_size,
+            width=8,
+            condition_blocks=0,
+        )
+    return WorldModel(
+        eyes,
+        memory,
+        denoiser,
+        scheduler or SchedulerConfig(),
+        initial_frames,
+        WorldModelConfig(
+            tasks=tasks,
+            action_repeat=action_repeat,
+            max_episode_steps=max_episode_steps,
+            num_inference_steps=num_inference_steps,
+            provenance=provenance or {},
+        ),
+    )
+
+
+def start_contexts(episodes: Path, tasks: Sequence[str], split: str, count: int) -> InitialFrames:
+    """The first `count` start frames of each task.
+
+    Raises:
+        EpisodeError: A file of start frames is missing or broken.
+    """
+    parts = [load_start_frames(episodes, task, split) for task in tasks]
+
+    def gather(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([getattr(part, name)[:count] for part in parts]))
+
+    sizes = [len(part.frames[:count]) for part in parts]
+    return InitialFrames(
+        gather("frames").permute(0, 3, 1, 2).contiguous(),
+        gather("state"),
+        gather("command"),
+        torch.repeat_interleave(torch.arange(len(tasks)), torch.tensor(sizes)),
+        torch.ones(sum(sizes), dtype=torch.bool),
+        tuple(tasks),
+    )
+
+
+def save_task_memory(memory: TaskMemory, folder: Path) -> None:
+    """Writes one task's memory as a `Memory` of one task."""
+    whole = Memory(**{**dataclasses.asdict(memory.config), "tasks": 1})
+    whole.task(0).load_state_dict(memory.state_dict())
+    save_component(whole, folder)
+
+
+def load_task_memory(folder: Path) -> TaskMemory:
+    """Reads what `save_task_memory` wrote.
+
+    Raises:
+        WorldModelError: It is missing or broken.
+    """
+    return load_component(folder.parent, folder.name, Memory, MemoryConfig).task(0)
+
+
+@torch.no_grad()
+def calibrate(memory: TaskMemory, sequences: Sequences) -> float:
+    """Shifts a memory's logits, in place, so that it imagines as many successes as there were.
+
+    Args:
+        memory: The task's.
+        sequences: Episodes held out from its training.
+
+    Returns:
+        The shift, of the smallest size that does it best.
+    """
+    logits = unroll(memory, sequences).logit + memory.logit_shift
+    inside = sequences.mask.bool()[:, :, None]
+    real = float(sequences.outcome.float().mean())
+
+    def bias(shift: float) -> float:
+        chance = (logits - shift).masked_fill(~inside, -1e4).sigmoid().mean(dim=2).amax(dim=1)
+        return abs(float((chance >= 0.5).float().mean()) - real)
+
+    shifts = sorted(np.linspace(-4, 4, 161).tolist(), key=abs)
+    chosen = min(shifts, key=bias)  # the first of equals
+    memory.logit_shift.fill_(chosen)
+    return float(chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,126 +150,96 @@ class Args:
     """Command line of `training.assemble_world_model`.
 
     Attributes:
-        denoiser: Folder that holds `denoiser/`.
-        reward_head: Folder that holds `reward_head/` and `figures.json`.
-        out: Folder of the world model; replaced whole.
-        episodes: Folder of episodes and start frames.
-        contexts: Contexts a task from within expert demonstrations, for "anywhere".
-        num_inference_steps: Default denoising steps a frame.
-        demonstrations: Where to copy expert episodes to; none given copies none.
-        demonstrations_per_task: How many.
-        seed: Seed of the choice of contexts.
+        tasks: Tasks, in the order that the world model keeps.
+        eyes: Folder that holds `eyes`.
+        memories: Folder of each task's memory; "{task}" stands for its name.
+        denoiser: Folder that holds `denoiser`.
+        episodes: Folder of episodes; those of the validation split calibrate.
+        starts: Start frames of each task that the world model carries.
+        anywhere: Frames from within demonstrations of each task that it carries.
+        num_inference_steps: Denoising steps a frame.
+        out: Folder of the world model.
     """
 
-    denoiser: Path
-    reward_head: Path
-    out: Path
+    tasks: tuple[str, ...]
+    eyes: Path = Path("runs/eyes")
+    memories: Path = Path("runs/memory/{task}")
+    denoiser: Path = Path("runs/denoiser")
     episodes: Path = Path("data/episodes")
-    contexts: int = 50
-    num_inference_steps: int = 1
-    demonstrations: Path | None = None
-    demonstrations_per_task: int = 10
-    seed: int = 0
+    starts: int = 100
+    anywhere: int = 20
+    num_inference_steps: int = 2
+    out: Path = Path("runs/world_model")
 
 
-def gather_initial_frames(
-    folder: Path,
-    episodes: Sequence[Episode],
-    tasks: tuple[str, ...],
-    context_length: int,
-    contexts: int,
-    seed: int,
-) -> InitialFrames:
-    """Collects all stored start frames and some contexts from before the experts' success."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    action_size = episodes[0].actions.shape[1]
-    for number, task in enumerate(tasks):
-        path = start_frames_path(folder, task, "train")
-        if path.exists():
-            with np.load(path, allow_pickle=False) as stored:
-                starts = stored["frames"]
-        else:
-            starts = np.stack([e.frames[0] for e in episodes if e.task == task])
-        first = InitialFrames.from_starts(starts, task, context_length, action_size)
-        everything = torch.arange(len(first))
-        parts.append((number, first.frames_of(everything), first.actions, True))
-        experts = [e for e in episodes if e.task == task and e.behaviour == "expert" and e.solved]
-        if not experts or not contexts:
-            continue
-        windows = Windows(experts, context_length)
-        now = []
-        begin = 0
-        for episode in experts:
-            now += list(range(begin + context_length - 1, begin + int(episode.success.argmax())))
-            begin += len(episode.frames)
-        chosen = np.sort(rng.choice(now, min(contexts, len(now)), replace=False))
-        batch = windows.at(torch.from_numpy(chosen), 0)
-        parts.append((number, batch.frames, batch.actions, False))
-    return InitialFrames.from_contexts(
-        torch.cat([frames for _, frames, _, _ in parts]),
-        torch.cat([actions for _, _, actions, _ in parts]),
-        torch.cat([torch.full((len(f),), number) for number, f, _, _ in parts]),
-        torch.cat([torch.full((len(f),), start) for _, f, _, start in parts]),
-        tasks,
+def run(args: Args) -> None:
+    """Assembles, calibrates on validation episodes and saves.
+
+    Raises:
+        WorldModelError: A part is missing or broken.
+        EpisodeError: There are no validation episodes.
+    """
+    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+    memories, provenance = {}, {}
+    for task in args.tasks:
+        memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
+        round_weights(memory)
+        held_out = load_episodes(args.episodes, "validation", [task])
+        shift = calibrate(memory, make_sequences(held_out, eyes))
+        provenance[task] = f"logits shifted by {shift:.2f} on {len(held_out)} validation episodes"
+        memories[task] = memory
+    starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
+    later = _contexts_within(args)
+    both = {
+        name: torch.cat([getattr(starts, name), getattr(later, name)])
+        for name in ("frames", "state", "command", "task_ids", "is_start")
+    }
+    denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
+    round_weights(denoiser)
+    first = load_episodes(args.episodes, "train", args.tasks[:1], ["expert"])[0]
+    world_model = assemble(
+        eyes,
+        memories,
+        InitialFrames(**both, tasks=tuple(args.tasks)),
+        denoiser,
+        action_repeat=first.action_repeat,
+        max_episode_steps=len(first),
+        num_inference_steps=args.num_inference_steps,
+        provenance=provenance,
     )
+    world_model.save_pretrained(args.out)
+    print(f"done: {args.out}")
 
 
-def training_steps(denoiser: Path) -> list[int]:
-    """Steps of the runs that a denoiser comes from, the first one first."""
-    settings = json.loads((denoiser / "settings.json").read_text())
-    before = training_steps(Path(settings["init"])) if settings.get("init") else []
-    return [*before, len((denoiser / "losses.csv").read_text().splitlines()) - 1]
-
-
-def copy_demonstrations(episodes: Path, out: Path, tasks: Sequence[str], count: int) -> None:
-    """Copies the first solved expert episodes of each task to `out/TASK/train/`."""
-    shutil.rmtree(out, ignore_errors=True)
-    for task in tasks:
-        (out / task / "train").mkdir(parents=True)
-        copied = 0
-        for path in sorted((episodes / task / "train").glob("expert-*.npz")):
-            if copied < count:
-                shutil.copyfile(path, out / task / "train" / path.name)
-                copied += 1
-        if copied < count:
-            raise EpisodeError(f"{episodes}: {task}: expected {count} expert episodes: {copied}")
+def _contexts_within(args: Args) -> InitialFrames:
+    """Frames drawn at random from within the experts' episodes."""
+    rng = np.random.default_rng(0)
+    parts: dict[str, list[np.ndarray]] = {"frames": [], "state": [], "command": []}
+    ids = []
+    for task_id, task in enumerate(args.tasks):
+        experts = load_episodes(args.episodes, "train", [task], ["expert"])
+        for _ in range(args.anywhere):
+            episode = experts[rng.integers(len(experts))]
+            t = int(rng.integers(1, len(episode) // 2))
+            empty = np.zeros((len(episode) + 1, 0), np.float32)
+            parts["frames"].append(episode.frames[t])
+            parts["state"].append((empty if episode.state is None else episode.state)[t])
+            parts["command"].append((empty if episode.command is None else episode.command)[t])
+            ids.append(task_id)
+    whole = {name: torch.from_numpy(np.stack(values)) for name, values in parts.items()}
+    return InitialFrames(
+        whole["frames"].permute(0, 3, 1, 2).contiguous(),
+        whole["state"],
+        whole["command"],
+        torch.tensor(ids),
+        torch.zeros(len(ids), dtype=torch.bool),
+        tuple(args.tasks),
+    )
 
 
 def main() -> None:
     """Runs the command line."""
-    args = tyro.cli(Args, description=__doc__)
-    denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
-    reward_head = load_component(args.reward_head, "reward_head", RewardHead, RewardHeadConfig)
-    figures = json.loads((args.reward_head / "figures.json").read_text())
-    episodes = load_episodes(args.episodes, "train")
-    present = {e.task for e in episodes}
-    tasks = tuple(sorted(present))
-    initial_frames = gather_initial_frames(
-        args.episodes, episodes, tasks, denoiser.config.context_length, args.contexts, args.seed
-    )
-    settings = json.loads((args.denoiser / "settings.json").read_text())
-    config = WorldModelConfig(
-        tasks=tasks,
-        action_repeat=episodes[0].action_repeat,
-        max_episode_steps=len(episodes[0]),
-        success_threshold=figures["threshold"],
-        num_inference_steps=args.num_inference_steps,
-        provenance={
-            "training_episodes": len(episodes),
-            "training_steps": " + ".join(str(steps) for steps in training_steps(args.denoiser)),
-            "batch_size": settings["batch_size"],
-            "stream_length": settings["stream_length"],
-            "seed": settings["seed"],
-        },
-    )
-    scheduler = EulerScheduler(sigma_data=denoiser.config.sigma_data)
-    model = WorldModel(denoiser, scheduler, reward_head, initial_frames, config)
-    model.save_pretrained(args.out, card=model_card(model, figures))
-    if args.demonstrations:
-        copy_demonstrations(args.episodes, args.demonstrations, tasks, args.demonstrations_per_task)
-    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
-    print(f"{args.out}: {size / 2**20:.1f} MiB, {len(initial_frames)} initial frames")
+    run(tyro.cli(Args, description=__doc__))
 
 
 if __name__ == "__main__":

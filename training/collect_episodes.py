@@ -2,7 +2,6 @@
 
     python -m training.collect_episodes --behaviour expert --episodes 50
     python -m training.collect_episodes --behaviour policy --policy runs/clone/hammer --tasks hammer
-    python -m training.collect_episodes --behaviour plan --policy runs/refine/hammer --tasks hammer
     python -m training.collect_episodes --behaviour start --episodes 100
 
 Every episode is a file of its own, named by behaviour and seed; the same command goes on where it
@@ -12,31 +11,26 @@ was stopped. Seeds of train, validation and test never meet, and so neither do s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import multiprocessing
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 from training import command
-from training.episodes import Episode
+from training.episodes import Episode, EpisodeError
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.settings import keep_settings, require_at_least
-
-if TYPE_CHECKING:
-    from world4rl_gym.world_model import WorldModel
 
 Behaviour = Literal[
     "expert",
     "noisy-expert",
     "policy",
-    "plan",
     "random",
     "start",
     "zero",
@@ -51,19 +45,15 @@ class Args:
     """Command line of `training.collect_episodes`.
 
     Attributes:
-        behaviour: Who acts; "start" stores first frames only. "plan" does in reality what a policy
-            does in imagination from the same start: where the two part, the world model is wrong,
-            and just there a refined policy goes. The last four only probe a world model: no
-            action at all, the expert with an open gripper, and the expert's actions of the same
-            start, backwards or in any order.
+        behaviour: Who acts; "start" stores first frames only. The last four only probe a world
+            model: no action at all, the expert with an open gripper, and the expert's actions of
+            the same start, backwards or in any order.
         tasks: Tasks to collect.
         episodes: Episodes (or start frames) a task.
         split: The split whose seeds are used.
         seed_offset: Where in the split's seeds to begin.
-        policy: Folder of the policy, for behaviours "policy" and "plan"; "{task}" stands for the
+        policy: Folder of the policy on frames, for behaviour "policy"; "{task}" stands for the
             task's name.
-        world_model: Folder or Hub id of the world model that plans; none given means the embedded
-            one.
         deterministic: Let the policy take its mean action instead of sampling.
         noise: Deviation of the Gaussian noise that a noisy expert adds to its action.
         hold: Decisions for which a random or noise draw is held.
@@ -77,7 +67,6 @@ class Args:
     split: Literal["train", "validation", "test"] = "train"
     seed_offset: int = 0
     policy: str | None = None
-    world_model: str | None = None
     deterministic: bool = False
     noise: float = 0.5
     hold: int = 1
@@ -87,8 +76,8 @@ class Args:
     def __post_init__(self) -> None:
         for task in self.tasks:
             check_task(task)
-        if (self.behaviour in ("policy", "plan")) != (self.policy is not None):
-            raise ValueError("policy: give a folder with --behaviour policy or plan, and only then")
+        if (self.behaviour == "policy") != (self.policy is not None):
+            raise ValueError("policy: give a folder with --behaviour policy, and only then")
         require_at_least(self, 1, "episodes", "hold", "workers")
         require_at_least(self, 0, "noise")
 
@@ -115,25 +104,14 @@ def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
         return lambda env, frame, t: np.clip(
             env.expert_action() + draw(t, lambda: rng.normal(0, scale, 4)), -1, 1
         ).astype(np.float32)
-    if args.behaviour in ("policy", "plan"):
+    if args.behaviour == "policy":
         from training.policy import load_policy, sample_actions
 
         assert args.policy is not None
         policy = load_policy(args.policy.format(task=env.task))
 
-        def act(frames: np.ndarray) -> np.ndarray:
-            return sample_actions(policy, frames, None if args.deterministic else rng)
-
-        if args.behaviour == "policy":
-            return lambda env, frame, t: act(frame[None])[0]
-        planned: list[np.ndarray] = []
-
-        def follow(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:
-            if decision == 0:
-                planned.extend(_imagined_actions(args.world_model, frame, act, env, seed))
-            return planned[decision]
-
-        return follow
+        sampled = None if args.deterministic else rng
+        return lambda env, frame, t: sample_actions(policy, frame[None], sampled)[0]
     if args.behaviour == "zero":
         return lambda env, frame, t: np.zeros(4, np.float32)
     if args.behaviour == "open-gripper":
@@ -145,52 +123,24 @@ def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
     return _expert
 
 
-@functools.lru_cache(maxsize=1)
-def _world_model(source: str | None) -> WorldModel:
-    from world4rl_gym.world_model import WorldModel
-
-    return WorldModel.from_pretrained(source)
-
-
-def _imagined_actions(
-    source: str | None,
-    first: np.ndarray,
-    act: Callable[[np.ndarray], np.ndarray],
-    env: RealEnv,
-    seed: int,
-) -> np.ndarray:
-    """What `act` does over a whole imagined episode, `(T, A)` float32."""
-    import torch
-
-    from training.replay import imagine
-
-    model = _world_model(source)
-    rollouts = imagine(
-        model.denoiser,
-        model.scheduler,
-        first[None],
-        act,
-        env.max_episode_steps,
-        model.config.num_inference_steps,
-        torch.tensor([seed]),
-    )
-    return rollouts[0].actions
-
-
 def _expert(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:
     return env.expert_action()
 
 
 def collect_episode(env: RealEnv, seed: int, behaviour: str, actor: Actor) -> Episode:
     """Plays one episode over the whole horizon, also past its success."""
-    frame, _ = env.reset(seed=seed)
-    frames, actions, success = [frame], [], []
+    env.reset(seed=seed)
+    frames, actions, success = [env.render()], [], []
+    states, commands = [env.state], [env.command]
     for decision in range(env.max_episode_steps):
-        action = actor(env, frame, decision)
-        frame, _, _, _, info = env.step(action)
-        frames.append(frame)
+        action = actor(env, frames[-1], decision)
+        _, _, _, _, info = env.step(action)
+        if env.drawn == "all":
+            frames.append(env.render())
         actions.append(action)
         success.append(info["is_success"])
+        states.append(env.state)
+        commands.append(env.command)
     return Episode(
         np.stack(frames),
         np.stack(actions),
@@ -199,6 +149,8 @@ def collect_episode(env: RealEnv, seed: int, behaviour: str, actor: Actor) -> Ep
         behaviour,
         seed,
         env.action_repeat,
+        np.stack(states),
+        np.stack(commands),
     )
 
 
@@ -216,6 +168,46 @@ def _settings_folder(args: Args, task: str) -> Path:
 def start_frames_path(out: Path, task: str, split: str) -> Path:
     """Where the start frames of a task and split are stored."""
     return out / task / f"start-frames-{split}.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class StartFrames:
+    """First frames of real episodes.
+
+    Attributes:
+        frames: `(N, H, W, 3)` uint8.
+        state: `(N, S)` float32, the robot's states; S is 0 without them.
+        command: `(N, C)` float32, its commands; C is 0 without them.
+        objects: `(N, 3)` float32, where the task's object is, for probes alone; None where unknown.
+    """
+
+    frames: np.ndarray
+    state: np.ndarray
+    command: np.ndarray
+    objects: np.ndarray | None
+
+
+def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
+    """Reads what `--behaviour start` collected.
+
+    Raises:
+        EpisodeError: The file is missing or broken.
+    """
+    path = start_frames_path(folder, task, split)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            frames = arrays["frames"]
+            nothing = np.zeros((len(frames), 0), np.float32)
+            return StartFrames(
+                frames,
+                arrays["state"] if "state" in arrays.files else nothing,
+                arrays["command"] if "command" in arrays.files else nothing,
+                arrays["objects"] if "objects" in arrays.files else None,
+            )
+    except FileNotFoundError:
+        raise EpisodeError(f"{path}: no such file of start frames") from None
+    except Exception as error:  # zip, its codecs and numpy's header each raise their own
+        raise EpisodeError(f"{path}: not a readable file of start frames ({error})") from None
 
 
 def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
@@ -243,12 +235,21 @@ def _collect_starts(job: tuple[Args, str]) -> str:
     env = RealEnv(task)
     try:
         seeds = np.array(split_seeds(args.split, args.episodes, args.seed_offset))
-        frames = np.stack([env.reset(seed=int(seed))[0] for seed in seeds])
+        first: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("frames", "state", "command", "objects")
+        }
+        for seed in seeds:
+            env.reset(seed=int(seed))
+            first["frames"].append(env.render())
+            first["state"].append(env.state)
+            first["command"].append(env.command)
+            first["objects"].append(env.object_position)
     finally:
         env.close()
     path = start_frames_path(args.out, task, args.split)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, frames=frames, seeds=seeds)
+    arrays: dict[str, Any] = {name: np.stack(values) for name, values in first.items()}
+    np.savez_compressed(path, seeds=seeds, **arrays)
     return task
 
 

@@ -2,41 +2,54 @@
 
     python -m training.demo --task hammer
 
-Clones a policy from the shipped demonstrations, refines it inside the embedded world model, and
-evaluates it before and after, in imagination and, where MuJoCo can render, in real Meta-World, from
-the start configurations of held-out seeds.
+Clones a policy from five shipped demonstrations, refines it inside the embedded world model, and
+evaluates it before and after from held-out starts, in imagination and, where MuJoCo can render, in
+real Meta-World.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
+import numpy as np
+import torch
 import tyro
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from training import clone_policy, command, refine_policy
-from training.evaluate import Evaluation, evaluate, imagined_outcomes
-from training.formatting import format_rate
-from training.judge import Measurement, split_starts
-from training.pictures import drawing
-from training.policy import load_policy
-from training.real_env import RealEnvUnavailableError, check_task, require_real_env, split_seeds
+from training import command
+from training.episodes import load_episodes
+from training.evaluate_policy import imagined_outcomes, real_outcomes
+from training.features_policy import (
+    clone,
+    features_of,
+    make_policy,
+    mean_actions,
+    save_policy,
+)
+from training.formatting import format_points, format_rate
+from training.metrics import paired_difference, rate
+from training.pictures import drawing, enlarge
+from training.real_env import (
+    RealEnvUnavailableError,
+    check_task,
+    require_real_env,
+    split_seeds,
+)
 from training.records import save_record
+from training.refine_policy import Point, imagined_env, make_judge, refine
+from training.rollouts import make_real_env, play, real_starts
+from training.sequences import make_sequences
 from training.settings import SettingsError, require_at_least
+from world4rl_gym.env import ImaginedEnv
+from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
 DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
-STAGES = (
-    ("clone the demonstrations", 150),
-    ("evaluate the clone", 60),
-    ("refine it in imagination", 480),
-    ("evaluate the refined policy", 60),
-    ("write report, curves and video", 10),
-)
-"""What the demo does, and about how many seconds each part takes on two cores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,210 +62,189 @@ class Args:
         episodes: Real episodes, and imagined ones, before and after.
         demonstrations: Expert episodes to clone.
         episodes_folder: Where they are.
-        world_model: Folder or Hub id; none given means the embedded one.
+        world_model: Folder or Hub id; None is the embedded one.
         clone_steps: Gradient steps of cloning.
-        adapt_steps: Gradient steps that fit the clone to imagined demonstrations.
-        refine_steps: Imagined steps at most.
+        refine_steps: Imagined steps.
         seed: Seed of cloning and refinement.
     """
 
     task: str = "lever-pull"
     out: Path = Path("runs/demo")
-    episodes: int = 50
+    episodes: int = 100
     demonstrations: int = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = clone_policy.Args.steps
-    adapt_steps: int = refine_policy.Args.adapt_steps
-    refine_steps: int = refine_policy.Args.steps
+    clone_steps: int = 4000
+    refine_steps: int = 200_000
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        require_at_least(self, 1, "episodes", "clone_steps", "refine_steps")
-        require_at_least(self, 0, "adapt_steps")
+        require_at_least(self, 1, "episodes", "demonstrations", "clone_steps", "refine_steps")
 
 
-class Stages:
-    """Prints each stage with the time gone by and a guess of the time left."""
+def clone_demonstrations(args: Args, world_model: WorldModel) -> ActorCriticPolicy:
+    """Clones the first demonstrations of the task.
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self._number = 0
-
-    def begin(self) -> None:
-        """Announces the next stage."""
-        name = STAGES[self._number][0]
-        left = sum(seconds for _, seconds in STAGES[self._number :])
-        gone = time.monotonic() - self.began
-        self._number += 1
-        print(
-            f"\n[{self._number}/{len(STAGES)}] {name} "
-            f"({gone / 60:.1f} min gone, about {max(1, round(left / 60))} min left)",
-            flush=True,
-        )
+    Raises:
+        EpisodeError: There are none.
+    """
+    episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
+    sequences = make_sequences(episodes[: args.demonstrations], world_model.eyes)
+    seen, done = features_of(
+        world_model.task_memory(args.task), sequences, world_model.config.max_episode_steps
+    )
+    policy = make_policy(seen.shape[1], done.shape[1], args.seed)
+    clone(policy, seen, done, args.clone_steps, seed=args.seed)
+    return policy
 
 
 def run(args: Args) -> dict[str, Any]:
-    """Runs the demo and returns the report."""
-    stages = Stages()
+    """Runs the demo and returns the report.
+
+    Raises:
+        SettingsError: The world model does not know the task.
+    """
+    began = time.monotonic()
+
+    def say(number: int, text: str) -> None:
+        print(f"\n[{number}/4] {text} ({time.monotonic() - began:.0f} s gone)", flush=True)
+
     world_model = WorldModel.from_pretrained(args.world_model)
     if args.task not in world_model.config.tasks:
         raise SettingsError(f"task: the world model knows {', '.join(world_model.config.tasks)}")
     try:
         require_real_env()
-        real = True
+        env = make_real_env(args.task)
     except RealEnvUnavailableError as error:
-        real = False
+        env = None
         print(f"No real evaluation: {error}")
-    work = args.out / "policies"
-    for name in ("cloned", "refined"):
-        shutil.rmtree(work / name, ignore_errors=True)
-    for name in ("report.json", "curves.png", "rollout.gif", "rollout.mp4"):
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "curve.png", "rollout.gif"):
         (args.out / name).unlink(missing_ok=True)
 
-    stages.begin()
-    clone_policy.run(
-        clone_policy.Args(
-            args.task,
-            work / "cloned",
-            args.episodes_folder,
-            args.demonstrations,
-            args.clone_steps,
-            seed=args.seed,
-        )
-    )
+    say(1, f"clone {args.demonstrations} demonstrations")
+    cloned = clone_demonstrations(args, world_model)
+    save_policy(cloned, args.out / "cloned")
 
-    stages.begin()
-    before = _evaluate(args, world_model, work / "cloned", real, None)
-    stages.begin()
-    refining = refine_policy.Args(
-        work / "cloned",
-        work / "refined",
-        args.world_model,
-        steps=args.refine_steps,
-        seed=args.seed,
-        episodes=args.episodes_folder,
-        demonstrations=args.demonstrations,
-        adapt_steps=args.adapt_steps,
-    )
-    judge = refine_policy.refine(refining)
-    stages.begin()
-    after = _evaluate(args, world_model, work / "refined", real, args.out / "rollout")
+    say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
+    rows = imagined_env(world_model, args.task, args.seed)
+    judge = make_judge(world_model, args.task)
+    refined = refine(cloned, rows, args.refine_steps, args.seed, "PPO", judge)
+    rows.close()
+    save_policy(refined.policy, args.out / "refined")
 
-    stages.begin()
+    say(3, "evaluate both from held-out starts")
+    seeds = split_seeds("test", args.episodes, 200_000)
+    starts = _own_starts(world_model, args.task) if env is None else real_starts(env, seeds)
     report: dict[str, Any] = {
         "task": args.task,
         "world_model": args.world_model or "embedded",
-        "starts": "held out" if real else "those that the judge chose on too",
-        "imagined_steps": judge.curve[-1].imagined_steps,
-        "seconds": round(time.monotonic() - stages.began, 1),
-        "imagined": _pair(before.imagined, after.imagined),
+        "refine_steps": args.refine_steps,
+        "curve": [dataclasses.asdict(point) for point in refined.curve],
     }
-    if before.real is not None and after.real is not None:
-        report["real"] = _pair(before.real, after.real)
-    draw_curves(judge.curve, judge.kept, before, after, args.out / "curves.png", args.task)
+    for name, policy in (("cloned", cloned), ("refined", refined.policy)):
+        act = mean_actions(policy)
+        outcomes = {"imagined": imagined_outcomes(act, world_model, starts)}
+        if env is not None:
+            outcomes["real"] = real_outcomes(env, act, world_model, seeds, f"real, {name}")
+        report[name] = {where: o.tolist() for where, o in outcomes.items()}
+
+    say(4, "write report, curve and video")
+    report["seconds"] = round(time.monotonic() - began, 1)
+    draw_curve(refined.curve, report, args.out / "curve.png")
+    frames = _video(world_model, args.task, refined.policy, env, seeds[0])
+    iio.imwrite(args.out / "rollout.gif", enlarge(frames, 4), duration=100, loop=0)
     save_record(args.out / "report.json", report)
-    assert after.imagined is not None
-    starts = "held-out starts" if real else "starts that the judge chose on too"
-    print(f"\n{args.task}, {len(after.imagined)} {starts}")
-    for name, evaluation in (("cloned ", before), ("refined", after)):
-        print(
-            f"  {name}  real {format_rate(evaluation.real_rate)}   "
-            f"imagined {format_rate(evaluation.imagined_rate)}"
-        )
-    print(f"{args.out}: report.json, curves.png" + (", rollout.gif, rollout.mp4" if real else ""))
+    if env is not None:
+        env.close()
+    print("\n" + describe(report))
+    print(f"{args.out}: report.json, curve.png, rollout.gif, cloned, refined")
     return report
 
 
-def _evaluate(
-    args: Args, world_model: WorldModel, policy: Path, real: bool, video: Path | None
-) -> Evaluation:
-    """Both figures from held-out seeds; without GL the imagined one from starts kept apart."""
-    if real:
-        seeds = split_seeds("test", args.episodes, 200_000)
-        return evaluate(policy, world_model, seeds, video=video)
-    starts = split_starts(world_model, args.task, args.episodes)[1]
-    solved = imagined_outcomes(load_policy(policy), world_model, starts, args.task, seed=7)
-    if video:
-        _imagined_video(world_model, policy, args.task, video)
-    return Evaluation(args.task, None, solved)
+def describe(report: dict[str, Any]) -> str:
+    """The result in a few lines, and what chance does at this number of episodes."""
+    lines = [f"{report['task']}, {len(report['cloned']['imagined'])} held-out starts"]
+    for name in ("cloned", "refined"):
+        told = [
+            f"{where} {format_rate(rate(report[name][where]))}"
+            for where in ("real", "imagined")
+            if where in report[name]
+        ]
+        lines.append(f"  {name:8} {'   '.join(told)}")
+    if "real" in report["cloned"]:
+        gain = paired_difference(
+            np.array(report["refined"]["real"]), np.array(report["cloned"]["real"])
+        )
+        chance = 196 * (0.5 / len(report["cloned"]["real"])) ** 0.5
+        lines.append(
+            f"  real gain {format_points(gain)} points; between two policies that are equally "
+            f"good, chance alone reaches {chance:.0f}"
+        )
+    return "\n".join(lines)
 
 
-def _imagined_video(world_model: WorldModel, policy: Path, task: str, video: Path) -> None:
-    """Where there is no reality to show, the GIF shows imagination alone."""
-    import imageio.v3 as iio
-    import numpy as np
+def _own_starts(world_model: WorldModel, task: str) -> InitialFrames:
+    """The starts that the world model carries, where no real ones can be had."""
+    own = world_model.initial_frames
+    rows = torch.from_numpy(own.select("start", [task]))
+    names = ("frames", "state", "command", "task_ids", "is_start")
+    return dataclasses.replace(own, **{name: getattr(own, name)[rows] for name in names})
 
-    from training.pictures import enlarge
-    from training.policy import sample_actions
-    from world4rl_gym.env import ImaginedEnv
 
-    env = ImaginedEnv(world_model, task=task)
-    actor = load_policy(policy)
-    frame, _ = env.reset(seed=0)
-    frames, over = [frame], False
+def _video(
+    world_model: WorldModel, task: str, policy: ActorCriticPolicy, env: Any, seed: int
+) -> np.ndarray:
+    """The refined policy in reality, or in imagination where there is no real env."""
+    act = mean_actions(policy)
+    if env is not None:
+        env.drawn = "all"
+        return play(env, seed, "refined", act, world_model).frames
+    imagined = ImaginedEnv(world_model, task=task, obs_type="features", render_mode="rgb_array")
+    imagined.render_scale = 1
+    observation, _ = imagined.reset(seed=0)
+    frames, over = [imagined.render()], False
     while not over:
-        frame, _, terminated, truncated, _ = env.step(sample_actions(actor, frame[None], None)[0])
-        frames.append(frame)
+        assert isinstance(observation, np.ndarray)
+        observation, _, terminated, truncated, _ = imagined.step(act(observation[None])[0])
+        frames.append(imagined.render())
         over = terminated or truncated
-    video.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(video.with_suffix(".gif"), enlarge(np.stack(frames), 4), duration=100, loop=0)
+    return np.stack([frame for frame in frames if frame is not None])
 
 
-def _pair(before: Any, after: Any) -> dict[str, Any]:
-    assert before is not None
-    assert after is not None
-    return {
-        "episodes": len(before),
-        "before": round(float(before.mean()), 4),
-        "after": round(float(after.mean()), 4),
-    }
-
-
-def draw_curves(
-    curve: list[Measurement],
-    kept: Measurement | None,
-    before: Evaluation,
-    after: Evaluation,
-    path: Path,
-    task: str,
-) -> None:
-    """Draws imagined success through refinement, and the real success before and after."""
-    sampled = [(p.imagined_steps, 100 * p.rollouts) for p in curve if p.rollouts is not None]
-    path.parent.mkdir(parents=True, exist_ok=True)
+def draw_curve(curve: list[Point], report: dict[str, Any], path: Path) -> None:
+    """Draws judged success through refinement, and real success before and after."""
     with drawing(path, figsize=(7, 4)) as axes:
         axes.plot(
-            [point.imagined_steps for point in curve],
-            [100 * p.judged for p in curve],
+            [point.steps for point in curve],
+            [100 * point.judged for point in curve],
             marker="o",
-            label="imagined, mean action, starts kept apart",
+            label="imagined, by the least favourable member",
         )
-        if sampled:
-            axes.plot(*zip(*sampled, strict=True), marker=".", label="imagined, training rollouts")
-        for name, evaluation, at, fill in (
-            ("cloned", before, 0, "white"),
-            ("refined", after, kept.imagined_steps if kept else 0, "black"),
-        ):
-            rate = evaluation.real_rate
-            if rate is not None:
-                assert evaluation.real is not None
+        chosen = max(curve, key=lambda point: point.judged)
+        for name, at, fill in (("cloned", 0, "white"), ("refined", chosen.steps, "black")):
+            if "real" in report[name]:
+                real = rate(report[name]["real"])
                 axes.errorbar(
                     [at],
-                    [100 * rate.mean],
-                    [[100 * (rate.mean - rate.low)], [100 * (rate.high - rate.mean)]],
+                    [100 * real.mean],
+                    [[100 * (real.mean - real.low)], [100 * (real.high - real.mean)]],
                     fmt="s",
                     color="black",
                     markerfacecolor=fill,
                     capsize=4,
-                    label=f"{name}, real, {len(evaluation.real)} episodes, 95 %",
+                    label=f"{name}, real, 95 %",
                 )
-        axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103), title=task)
+        axes.set(xlabel="imagined steps", ylabel="success, %", ylim=(-3, 103))
+        axes.set_title(report["task"])
         axes.legend(loc="lower right")
 
 
 def main() -> None:
     """Runs the command line."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)  # small networks: a second thread costs more than it gives
     run(tyro.cli(Args, description=__doc__))
 
 

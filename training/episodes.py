@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "random")
+BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 """Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")
@@ -30,13 +30,18 @@ class Episode:
     """One recorded episode of T decisions.
 
     Attributes:
-        frames: `(T + 1, H, W, 3)` uint8.
+        frames: `(T + 1, H, W, 3)` uint8; or `(1, H, W, 3)`, the first alone, of an episode that
+            was not drawn.
         actions: `(T, A)` float32 in [-1, 1].
         success: `(T,)` bool; whether the task stands solved in `frames[t + 1]`.
         task: The task's name.
         behaviour: Who acted, one of `BEHAVIOURS` or `PROBES`.
         seed: The seed of the start configuration.
         action_repeat: Simulator steps for which each action was held.
+        state: `(T + 1, S)` float32, the robot's state at each frame, in its own units; or None.
+        command: `(T + 1, C)` float32, what the robot is commanded to: `command[:, j]` is the target
+            of `state[:, j]`; or None. `command[0]` stands before the first action.
+        policy: Name of the policy that acted, by which outcomes are reported; "" for none.
 
     Raises:
         EpisodeError: A field has another shape, dtype or range; the message names it.
@@ -49,6 +54,9 @@ class Episode:
     behaviour: str
     seed: int
     action_repeat: int
+    state: np.ndarray | None = None
+    command: np.ndarray | None = None
+    policy: str = ""
 
     def __post_init__(self) -> None:
         frames, actions, success = self.frames, self.actions, self.success
@@ -65,9 +73,18 @@ class Episode:
             "values in [-1, 1]",
             f"{actions.min():.4g} to {actions.max():.4g}",
         )
-        _require(
-            len(frames) == len(actions) + 1, "frames", f"length {len(actions) + 1}", len(frames)
-        )
+        whole = len(actions) + 1
+        _require(len(frames) in (1, whole), "frames", f"length {whole}, or 1", len(frames))
+        for name, values in (("state", self.state), ("command", self.command)):
+            if values is not None:
+                fits = values.ndim == 2 and len(values) == whole and values.dtype == np.float32
+                got = f"{values.shape} {values.dtype}"
+                _require(fits, name, f"({whole}, N) float32", got)
+                _require(bool(np.isfinite(values).all()), name, "finite values", "NaN or infinity")
+        if self.command is not None:
+            size = 0 if self.state is None else self.state.shape[1]
+            fits = 1 <= self.command.shape[1] <= size
+            _require(fits, "command", f"1 to {size} columns", self.command.shape[1])
         _require(
             success.dtype == np.bool_ and success.shape == (len(actions),),
             "success",
@@ -83,6 +100,11 @@ class Episode:
         return len(self.actions)
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether every frame was drawn, not the first alone."""
+        return len(self.frames) > 1
+
+    @property
     def solved(self) -> bool:
         """Whether the task was solved at any time."""
         return bool(self.success.any())
@@ -94,7 +116,9 @@ class Episode:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(self).items()}
+                arrays: dict[str, Any] = {
+                    k: np.asarray(v) for k, v in vars(self).items() if v is not None
+                }
                 np.savez_compressed(file, **arrays)
             os.replace(partial, path)
         finally:
@@ -110,10 +134,10 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
     fields = {field.name for field in dataclasses.fields(Episode)}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = fields - set(arrays.files)
+            missing = fields - {"state", "command", "policy"} - set(arrays.files)
             if missing:
                 raise EpisodeError(f"field {sorted(missing)[0]!r} is missing")
-            values = {name: arrays[name] for name in fields}
+            values = {name: arrays[name] for name in fields & set(arrays.files)}
         return Episode(
             frames=values["frames"],
             actions=values["actions"],
@@ -122,6 +146,9 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
             behaviour=str(values["behaviour"]),
             seed=int(values["seed"]),
             action_repeat=int(values["action_repeat"]),
+            state=values.get("state"),
+            command=values.get("command"),
+            policy=str(values.get("policy", "")),
         )
     except FileNotFoundError:
         raise EpisodeError(f"{path}: no such episode file") from None
@@ -182,6 +209,8 @@ def load_episodes(
             ("frame size", first.frames.shape[1:], episode.frames.shape[1:]),
             ("action size", first.actions.shape[1], episode.actions.shape[1]),
             ("action_repeat", first.action_repeat, episode.action_repeat),
+            ("state size", _width(first.state), _width(episode.state)),
+            ("command size", _width(first.command), _width(episode.command)),
         ):
             if expected != got:
                 raise EpisodeError(
@@ -203,6 +232,10 @@ def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:
                     f"{split}: {episode.behaviour} episode of {episode.task}, seed {episode.seed}, "
                     f"stands in {other} too"
                 )
+
+
+def _width(values: np.ndarray | None) -> int:
+    return 0 if values is None else values.shape[1]
 
 
 def _require(holds: bool, field: str, expected: str, got: object) -> None:

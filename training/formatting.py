@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from training.metrics import Rate
 
@@ -27,15 +27,3 @@ def format_points(value: Rate) -> str:
     if math.isnan(value.low):
         return told
     return f"{told} [{100 * value.low:+.0f}, {100 * value.high:+.0f}]"
-
-
-def format_optimism(told: Mapping[str, float]) -> str:
-    """What `training.trust.optimism` told, in points."""
-    return format_points(Rate(told["optimism"], told["low"], told["high"]))
-
-
-def format_at_most(rate: float | None, upper: float | None) -> str:
-    """A share of wrong outcomes and its interval's upper end; a dash where none could be wrong."""
-    if rate is None or upper is None or math.isnan(rate):
-        return "-"
-    return f"{100 * rate:.0f} % ({100 * upper:.0f} %)"

@@ -168,3 +168,30 @@ def ssim(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
             for a, b in zip(real, imagined, strict=True)
         ]
     )
+
+
+def place_errors(
+    codes: np.ndarray, places: np.ndarray, test_codes: np.ndarray, test_places: np.ndarray
+) -> np.ndarray:
+    """How far off a probe of the codes places things: `(M,)`, in the places' unit.
+
+    The probe is linear in the codes and their products, fitted with a small ridge.
+
+    Args:
+        codes: `(N, K)`.
+        places: `(N, D)`.
+        test_codes: `(M, K)`, held out.
+        test_places: `(M, D)`.
+    """
+    pairs = np.triu_indices(codes.shape[1])
+
+    def design(values: np.ndarray) -> np.ndarray:
+        products = values[:, pairs[0]] * values[:, pairs[1]]
+        return np.concatenate([np.ones((len(values), 1)), values, products], axis=1)
+
+    mean, deviation = codes.mean(axis=0), codes.std(axis=0) + 1e-6
+    known = design((codes - mean) / deviation).astype(np.float64)
+    ridge = 1e-3 * len(known) * np.eye(known.shape[1])
+    weights = np.linalg.solve(known.T @ known + ridge, known.T @ places)
+    told = design((test_codes - mean) / deviation) @ weights
+    return np.linalg.norm(told - test_places, axis=1)

@@ -15,9 +15,7 @@ from typing import Any
 import tyro
 
 from training import command
-from training.formatting import format_at_most, markdown_table
-from training.measured import contents, load_measured
-from training.policy_table import describe_agreement
+from training.evaluate_world_model import table
 from training.settings import SettingsError
 from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.world_model import WorldModel
@@ -31,12 +29,10 @@ class Args:
     Attributes:
         folder: Folder of the world model; only its card is changed.
         report: Figures that `training.evaluate_world_model` measured.
-        table: Policies that `training.reproduce` measured in it, where that was done.
     """
 
     folder: Path
     report: Path
-    table: Path | None = None
 
 
 _USE = """```python
@@ -68,9 +64,7 @@ the initial frames, are imagined badly."""
 
 def model_card(
     model: WorldModel,
-    reward_figures: dict[str, Any] | None = None,
     report: dict[str, Any] | None = None,
-    agreement: dict[str, Any] | None = None,
     *,
     repo_id: str = "OWNER/NAME",
     revision: str | None = None,
@@ -80,9 +74,7 @@ def model_card(
 
     Args:
         model: The world model.
-        reward_figures: What `training.train_reward_head` measured on test episodes.
         report: What `training.evaluate_world_model` measured on test episodes.
-        agreement: What `training.metrics.policy_agreement` told of policies in it and in reality.
         repo_id: The id that the example loads.
         revision: The branch that the example loads, if not the main one.
         picture: Name of a GIF beside the card.
@@ -91,93 +83,44 @@ def model_card(
         KeyError: A figure is missing from what is given.
     """
     config = model.config
-    parameters = sum(p.numel() for p in model.denoiser.parameters()) / 1e6
+    sizes = [
+        sum(p.numel() for p in network.parameters()) / 1e6
+        for network in (model.eyes, model.memory, model.denoiser)
+    ]
     chosen = f', revision="{revision}"' if revision else ""
-    measured = []
-    split = report["split"] if report is not None else "test"
-    if reward_figures is not None:
-        measured.append(_reward_text(reward_figures["all"], config.success_threshold, split))
-    if report is not None:
-        measured.append(_report_text(report))
-    if agreement is not None:
-        measured.append(
-            "Policies evaluated from the same starts in imagination and in reality, each going\n"
-            f"where its own actions lead. {describe_agreement(agreement)}"
-        )
     provenance = [f"- {key.replace('_', ' ')}: {value}" for key, value in config.provenance.items()]
     parts = [
         "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"
         "tags: [world-model, robotics, reinforcement-learning, gymnasium, diffusion]\n---",
         f"# A world model of {len(config.tasks)} manipulation tasks",
         *([f"![Imagined episodes]({picture})"] if picture else []),
-        f"Imagines {', '.join(config.tasks)}: given the last {model.context_length} camera frames\n"
-        f"({model.frame_size} x {model.frame_size}) and actions ({model.action_size} components, "
-        f"each held for\n{config.action_repeat} control steps), an EDM denoiser of "
-        f"{parameters:.1f} M parameters predicts the next frame,\nand a reward head tells whether "
-        "it shows the task solved.",
+        f"Imagines {', '.join(config.tasks)}. Eyes ({sizes[0]:.1f} M parameters) turn the first\n"
+        f"{model.frame_size} x {model.frame_size} camera frame into {model.code_size} numbers; a "
+        f"recurrent memory ({sizes[1]:.1f} M, {model.memory.config.members} members a task)\n"
+        f"follows actions ({model.action_size} components, each held for {config.action_repeat} "
+        "control steps), and says whether the\ntask stands solved and where the robot is; an EDM "
+        f"denoiser ({sizes[2]:.1f} M) draws the frames out of it.",
         _USE.format(repo_id=repo_id, revision=chosen, task=config.tasks[0]),
         "## Data and training",
         "\n".join(provenance) or "Not stated.",
         "## Measured",
-        "\n\n".join(measured) or "No figures were given with this model: measure before you trust.",
+        _NO_FIGURES if report is None else _report_text(report),
         _LIMITS,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _reward_text(head: dict[str, Any], threshold: float, split: str) -> str:
-    return (
-        f"Reward head on {head['frames']} real frames of {split} episodes, threshold {threshold}\n"
-        f"(chosen on validation episodes): AUROC {head['auroc']:.4f}, expected calibration error\n"
-        f"{head['ece']:.4f}, false positives {_rate(head['false_positive'])}, false negatives\n"
-        f"{_rate(head['false_negative'])}."
-    )
+_NO_FIGURES = "No figures were given with this model: measure before you trust."
 
 
 def _report_text(report: dict[str, Any]) -> str:
-    """The trust figures of the paired replay, over all tasks and for each."""
-    columns = ["task", "episodes", "agreement", "false success", "missed success"]
-    rows = [
-        [
-            task,
-            str(figures["episodes"]),
-            f"{100 * figures['agreement']['mean']:.0f} %",
-            format_at_most(**figures["false_success"]),
-            format_at_most(**figures["missed_success"]),
-            f"{figures['auroc']:.4f}",
-        ]
-        for task, figures in {"all": report, **report["tasks"]}.items()
-    ]
+    """The main figures of each task."""
     return (
-        f"{report['split'].capitalize()} episodes imagined again from their first frames and "
-        "their own actions, against what\n"
-        "really happened. A false success is an episode that failed in truth and was solved in\n"
-        "imagination; in brackets the upper end of its 95 % interval.\n\n"
-        + markdown_table([*columns, "reward head's AUROC"], rows)
+        f"{report['split'].capitalize()} episodes of policies that the model never saw, imagined "
+        "again from their first frames by\ntheir own actions, against what really happened; and "
+        "what policies refined in the model\nplanned in it, done in reality (fresh plans).\n\n"
+        + table(report)
     )
-
-
-def _rate(rate: dict[str, float]) -> str:
-    return (
-        f"{100 * rate['mean']:.2f} % (95 % interval {100 * rate['low']:.2f} to "
-        f"{100 * rate['high']:.2f})"
-    )
-
-
-def read_agreement(table: Path | None, model: WorldModel) -> dict[str, Any] | None:
-    """M4 of a table of policies; None where no table is given.
-
-    Raises:
-        SettingsError: A policy of the table was made in another world model.
-        KeyError: The table has too few policies for it.
-    """
-    if table is None:
-        return None
-    own = contents(model)
-    if any(policy.world_model != own for policy in load_measured(table)):
-        raise SettingsError(f"{table}: holds policies of another world model than the card's")
-    told: dict[str, Any] = json.loads(table.read_text())["agreement"]
-    return told
 
 
 def write_card(args: Args) -> None:
@@ -189,13 +132,9 @@ def write_card(args: Args) -> None:
     """
     model = WorldModel.from_pretrained(args.folder)
     try:
-        report = json.loads(args.report.read_text())
-        card = model_card(model, {"all": report}, report, read_agreement(args.table, model))
-    except SettingsError:
-        raise
+        card = model_card(model, json.loads(args.report.read_text()))
     except (KeyError, TypeError, ValueError) as error:
-        given = " or ".join(str(path) for path in (args.report, args.table) if path)
-        raise SettingsError(f"{given}: lacks what the card shows ({error!r})") from None
+        raise SettingsError(f"{args.report}: lacks what the card shows ({error!r})") from None
     write_whole(args.folder / CARD_FILE, card.encode())
 
 

@@ -1,4 +1,4 @@
-"""Real episodes beside what the world model imagines of them: replays, strips and videos."""
+"""Real episodes beside what the world model imagines of them: strips and videos."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from typing import Any
 import imageio.v3 as iio
 import matplotlib
 import numpy as np
-import torch
-
-from training.episodes import Episode
-from training.replay import replay
-from world4rl_gym.denoiser import Denoiser
-from world4rl_gym.scheduler import EulerScheduler
 
 STRIP_FRAMES = (0, 1, 5, 10, 15, 20, 30, 40, 50)
 
@@ -73,33 +67,3 @@ def drawing(path: Path, columns: int = 1, rows: int = 1, **options: Any) -> Iter
     yield axes
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def save_loss_curve(losses: Path, path: Path, smoothing: int = 100) -> None:
-    """Draws `losses.csv` of a training run: the loss, averaged over some steps, by step."""
-    table = np.atleast_1d(np.genfromtxt(losses, delimiter=",", names=True))
-    width = max(1, min(smoothing, len(table) // 4))
-    loss = np.convolve(table["loss"], np.ones(width) / width, mode="valid")
-    passed = np.diff(table["seconds"], prepend=0.0)
-    hours = passed[passed > 0].sum() / 3600  # the clock begins anew where the run was resumed
-    with drawing(path, figsize=(6, 3.2)) as axes:
-        axes.semilogy(table["step"][width - 1 :], loss)
-        axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps", title=f"{hours:.2f} hours")
-
-
-def save_comparison(
-    denoiser: Denoiser, scheduler: EulerScheduler, episodes: Sequence[Episode], path: Path
-) -> np.ndarray:
-    """Writes a strip of one held-out episode of each task and returns the picture."""
-    chosen: dict[str, Episode] = {}
-    for episode in episodes:
-        if episode.task not in chosen or episode.behaviour == "policy":
-            chosen[episode.task] = episode
-    shown = list(chosen.values())
-    with torch.no_grad():
-        imagined = replay(denoiser, scheduler, shown, num_inference_steps=1)
-    strips = [comparison_strip(e.frames, r.frames) for e, r in zip(shown, imagined, strict=True)]
-    width = min(strip.shape[1] for strip in strips)
-    picture = np.concatenate([strip[:, :width] for strip in strips])
-    save_image(path, picture)
-    return picture

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from training import command
-from training.model_card import model_card, read_agreement
+from training.model_card import model_card
 from training.pictures import enlarge
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.hub import upload
@@ -44,8 +44,6 @@ class Args:
         repo: Where to, `owner/name`; made where it is missing.
         revision: Branch; none given means the main branch.
         results: Figures that `training.evaluate_world_model` measured, for the card.
-        reward_figures: Figures that `training.train_reward_head` measured, for the card.
-        table: Policies that `training.reproduce` measured in it, for the card.
         private: Make a new repository private.
         dry_run: Show exactly what would be uploaded, without any network call.
     """
@@ -54,8 +52,6 @@ class Args:
     repo: str
     revision: str | None = None
     results: Path | None = None
-    reward_figures: Path | None = None
-    table: Path | None = None
     private: bool = False
     dry_run: bool = False
 
@@ -75,19 +71,19 @@ def smoke_rollout(model: WorldModel, steps: int = 50) -> dict[str, np.ndarray]:
     """
     rollouts = {}
     for task in model.config.tasks:
-        env = ImaginedEnv(model, task=task)
+        env = ImaginedEnv(model, task=task, render_mode="rgb_array", render_scale=1)
         env.action_space.seed(0)
-        frame, _ = env.reset(seed=0)
-        frames = [frame]
+        env.reset(seed=0)
+        frames = [env.render()]
         for _ in range(min(steps, model.config.max_episode_steps)):
-            frame, reward, terminated, truncated, info = env.step(env.action_space.sample())
-            frames.append(frame)
+            _, reward, terminated, truncated, info = env.step(env.action_space.sample())
+            frames.append(env.render())
             if not (np.isfinite(reward) and 0 <= info["success_probability"] <= 1):
                 raise PublishError(f"smoke rollout: {task}: the reward is not a finite number")
             if terminated or truncated:
                 break
         env.close()
-        rollouts[task] = np.stack(frames)
+        rollouts[task] = np.stack([frame for frame in frames if frame is not None])
         if not np.ptp(rollouts[task], axis=0).any():
             raise PublishError(f"smoke rollout: {task}: not one pixel ever changes")
     return rollouts
@@ -128,16 +124,13 @@ def stage(args: Args, folder: Path) -> list[str]:
     try:
         card = model_card(
             model,
-            _read_figures(args.reward_figures),
             _read_figures(args.results),
-            read_agreement(args.table, model),
             repo_id=args.repo,
             revision=args.revision,
             picture=CARD_PICTURE,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        given = ", ".join(str(p) for p in (args.reward_figures, args.results, args.table) if p)
-        raise PublishError(f"{given}: lacks what the card shows ({error!r})") from None
+        raise PublishError(f"{args.results}: lacks what the card shows ({error!r})") from None
     (folder / CARD_FILE).write_text(card)
     return [name for name in ALL_FILES if (folder / name).exists()]
 

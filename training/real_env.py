@@ -10,7 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,8 @@ TASKS = ("coffee-pull", "soccer", "hammer", "door-lock", "lever-pull", "handle-p
 """The six Meta-World tasks of World4RL (arXiv 2509.19080), without Meta-World's ``-v3``."""
 
 ACTION_SIZE = 4
+STATE_SIZE = 4
+COMMAND_SIZE = 3
 ACTION_REPEAT = 3
 HORIZON = 50
 FRAME_SIZE = 64
@@ -101,10 +103,12 @@ def require_real_env() -> None:
 class RealEnv(gym.Env):
     """One Meta-World task seen through a camera, with the imagined env's contract.
 
-    Observation `Box(0, 255, (64, 64, 3), uint8)`; action `Box(-1, 1, (4,), float32)`: three
-    displacements of the hand and the gripper's effort, held for `action_repeat` simulator steps.
-    The sparse reward is 1.0 on success. A seed fixes the start configuration, also after other
-    episodes, which Meta-World's own `reset(seed=)` does not.
+    Observation `Box(0, 255, (64, 64, 3), uint8)`, or with `obs_type="pixels_agent_pos"` a Dict of
+    that, `pixels`, and of `agent_pos`, `Box(-inf, inf, (7,), float32)`: the robot's state and its
+    command. Action `Box(-1, 1, (4,), float32)`: three displacements of the hand and the gripper's
+    effort, held for `action_repeat` simulator steps. The sparse reward is 1.0 on success. A seed
+    fixes the start configuration, also after other episodes, which Meta-World's own `reset(seed=)`
+    does not.
 
     Args:
         task: One of `TASKS`.
@@ -115,9 +119,12 @@ class RealEnv(gym.Env):
         lean_rendering: Draw without multisampling, shadows and reflections, many times faster, and
             average `SUPERSAMPLING` x `SUPERSAMPLING` pixels to one; Meta-World's default is with
             them, drawn in the frame's own size.
+        obs_type: "pixels" or "pixels_agent_pos".
+        drawn: "all" frames, or only the "first" of an episode, which later observations repeat:
+            many times faster, for policies that look once.
 
     Raises:
-        ValueError: The task is unknown.
+        ValueError: The task or `obs_type` is unknown.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -130,8 +137,12 @@ class RealEnv(gym.Env):
         terminate_on_success: bool = True,
         frame_size: int = FRAME_SIZE,
         lean_rendering: bool = True,
+        obs_type: Literal["pixels", "pixels_agent_pos"] = "pixels",
+        drawn: Literal["all", "first"] = "all",
     ) -> None:
         check_task(task)
+        if obs_type not in ("pixels", "pixels_agent_pos"):
+            raise ValueError(f"obs_type: expected pixels or pixels_agent_pos, got {obs_type!r}")
         import metaworld  # before mujoco: it sets up the rendering backend
         import mujoco
         from metaworld import policies
@@ -144,7 +155,16 @@ class RealEnv(gym.Env):
         self.max_episode_steps = max_episode_steps
         self.action_repeat = action_repeat
         self.terminate_on_success = terminate_on_success
-        self.observation_space = gym.spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
+        self.obs_type = obs_type
+        self.drawn = drawn
+        pixels = gym.spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
+        size = STATE_SIZE + COMMAND_SIZE
+        agent_pos = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.observation_space = (
+            pixels
+            if obs_type == "pixels"
+            else gym.spaces.Dict({"pixels": pixels, "agent_pos": agent_pos})
+        )
         self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
         self._sim = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
@@ -179,11 +199,34 @@ class RealEnv(gym.Env):
         self._sim.model.vis.global_.fovy = CAMERA_FIELD_OF_VIEW
         self._mj_forward = mujoco.mj_forward
         self._state: np.ndarray | None = None
+        self._first: np.ndarray | None = None
+        self._shown: np.ndarray | None = None
         self._steps = 0
+
+    @property
+    def _sim_state(self) -> np.ndarray:
+        assert self._state is not None, "reset() must be called first"
+        return self._state
+
+    @property
+    def state(self) -> np.ndarray:
+        """The robot's state `(4,)` float32: the hand's x, y, z in metres and how far the gripper
+        is open, in [0, 1]."""
+        return np.asarray(self._sim_state[:4], np.float32)
+
+    @property
+    def command(self) -> np.ndarray:
+        """Where the hand is commanded to, `(3,)` float32 in metres."""
+        return np.asarray(self._sim.data.mocap_pos[0], np.float32)
+
+    @property
+    def object_position(self) -> np.ndarray:
+        """Where the task's object is, `(3,)` float32 in metres; nothing learns from it."""
+        return np.asarray(self._sim_state[4:7], np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray | dict[str, np.ndarray], dict[str, Any]]:
         """Starts an episode from the start configuration that `seed` fixes."""
         super().reset(seed=seed)
         start_seed = seed if seed is not None else int(self.np_random.integers(2**31 - 1))
@@ -196,9 +239,13 @@ class RealEnv(gym.Env):
         self._state = self._sim._get_obs()
         self._sim._prev_obs = self._state[:18].copy()
         self._steps = 0
-        return self._frame(), {"task": self.task, "is_success": False, "seed": start_seed}
+        self._first = self._shown = self._frame()
+        info = {"task": self.task, "is_success": False, "seed": start_seed}
+        return self._observation(self._first.copy()), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[np.ndarray | dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Holds `action` ((4,), clipped to [-1, 1]) for `action_repeat` simulator steps."""
         action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         success = False
@@ -209,7 +256,10 @@ class RealEnv(gym.Env):
         terminated = success and self.terminate_on_success
         truncated = self._steps >= self.max_episode_steps and not terminated
         info = {"task": self.task, "is_success": success}
-        return self._frame(), float(success), terminated, truncated, info
+        self._shown = self._frame() if self.drawn == "all" else None
+        frame = self._first if self._shown is None else self._shown
+        assert frame is not None, "reset() must be called before step()"
+        return self._observation(frame.copy()), float(success), terminated, truncated, info
 
     def expert_action(self) -> np.ndarray:
         """Returns Meta-World's scripted expert's action for the present state, clipped; (4,)."""
@@ -218,7 +268,9 @@ class RealEnv(gym.Env):
 
     def render(self) -> np.ndarray:
         """Returns the present frame, `(64, 64, 3)` uint8."""
-        return self._frame()
+        if self._shown is None:
+            self._shown = self._frame()
+        return self._shown.copy()
 
     def close(self) -> None:
         """Frees the renderer; close one RealEnv before making the next in the same process."""
@@ -226,6 +278,11 @@ class RealEnv(gym.Env):
             self._renderer.close()
             self._renderer = None
             self._sim.close()
+
+    def _observation(self, frame: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+        if self.obs_type == "pixels":
+            return frame
+        return {"pixels": frame, "agent_pos": np.concatenate([self.state, self.command])}
 
     def _frame(self) -> np.ndarray:
         self._renderer.update_scene(self._sim.data, camera=self._camera)
@@ -236,3 +293,18 @@ class RealEnv(gym.Env):
         side = len(drawn) // factor
         blocks = drawn.reshape(side, factor, side, factor, 3)
         return (blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+
+
+def to_pixels(places: np.ndarray, frame_size: int = FRAME_SIZE) -> np.ndarray:
+    """Where the camera sees places: `(..., 3)` metres -> `(..., 2)` column and row in pixels."""
+    sight = np.subtract(CAMERA_TARGET, CAMERA_POSITION)
+    forward = sight / np.linalg.norm(sight)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    away = np.asarray(places, float) - CAMERA_POSITION
+    depth = away @ forward
+    focus = frame_size / 2 / np.tan(np.radians(CAMERA_FIELD_OF_VIEW) / 2)
+    column = frame_size / 2 + focus * (away @ right) / depth
+    row = frame_size / 2 - focus * (away @ up) / depth
+    return np.stack([column, row], axis=-1)

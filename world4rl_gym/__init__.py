@@ -23,6 +23,7 @@ _HOMES = {
     "ImaginedVecEnv": "sb3",
     "Imagination": "imagination",
     "InitialFrames": "initial_frames",
+    "MemoryFeatures": "features",
     "WorldModel": "world_model",
     "WorldModelConfig": "world_model",
     "WorldModelError": "reading",

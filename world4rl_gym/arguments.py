@@ -47,3 +47,11 @@ def check_device(device: object) -> torch.device:
     if chosen is None or str(chosen) not in valid:
         raise ValueError(f"device: expected one of {', '.join(valid)}, got {device!r}")
     return chosen
+
+
+def require_integers(config: object, **bounds: tuple[int, int]) -> None:
+    """Raises ValueError, naming the field, unless these fields are integers within their bounds."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")

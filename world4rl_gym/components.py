@@ -1,12 +1,13 @@
-"""A network as a folder: `config.json` and safetensors, named as diffusers' models name them."""
+"""A network as a folder: `config.json` and safetensors, as diffusers' models are stored."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers import ModelMixin
 from torch import nn
 
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
@@ -29,8 +30,8 @@ def load_component(
     Args:
         folder: The folder that holds the network's folder.
         name: The network's folder.
-        module_class: Its class, built from a configuration.
-        config_class: The configuration's class, a dataclass.
+        module_class: Its class, a `ModelMixin`.
+        config_class: The dataclass of its configuration, whose fields are its class's arguments.
 
     Raises:
         WorldModelError: Anything is missing, unknown or out of bounds.
@@ -40,49 +41,54 @@ def load_component(
     record = files.read_json(file_name)
     config = make_config(config_class, record, files.folder / file_name, module_class.__name__)
     with torch.device("meta"):
-        module = module_class(config)
+        module = module_class(**dataclasses.asdict(config))
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     tensors = files.read_tensors(f"{name}/{WEIGHTS_FILE}", shapes, ("F16", "F32"))
     module.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
     module.eval().requires_grad_(False)
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
 
 
-def save_component(module: nn.Module, folder: Path) -> None:
-    """Writes a network's configuration, and its weights rounded to float16, whole or not at all.
+def save_component(module: ModelMixin, folder: Path) -> None:
+    """Writes a network's configuration and its weights in float32, whole or not at all.
 
     Args:
-        module: The network; its `config` is a dataclass.
+        module: The network.
         folder: Where to; replaced if it is there and holds nothing else.
 
     Raises:
-        WorldModelError: It cannot be written, or a weight is NaN, infinite or beyond float16.
+        WorldModelError: It cannot be written, or a weight is NaN or infinite.
     """
     with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
         write_component(module, fresh)
 
 
-def write_component(module: nn.Module, folder: Path, exact: bool = False) -> None:
+def write_component(module: ModelMixin, folder: Path) -> None:
     """Writes what `save_component` does into an empty folder of a save that is under way.
+
+    A tensor that float16 holds exactly is kept in it, any other in float32.
 
     Args:
         module: The network.
         folder: Where to.
-        exact: Keep weights that float16 cannot hold exactly in float32, instead of rounding them.
 
     Raises:
         OSError: It cannot be written.
-        WorldModelError: A weight is NaN, infinite or beyond float16.
+        WorldModelError: A weight is NaN or infinite.
     """
-    config: Any = module.config
     weights = {}
     for key, value in module.state_dict().items():
         full = value.detach().cpu()
         half = full.half()
-        weights[key] = full if exact and not torch.equal(half.float(), full) else half
-        if not bool(weights[key].isfinite().all()):
-            raise WorldModelError(
-                f"{WEIGHTS_FILE}: tensor {key!r}: is not finite in {weights[key].dtype}"
-            )
-    write_json(folder / CONFIG_FILE, {"_class_name": type(module).__name__, **asdict(config)})
+        weights[key] = half if torch.equal(half.float(), full) else full
+        if not bool(full.isfinite().all()):
+            raise WorldModelError(f"{WEIGHTS_FILE}: tensor {key!r}: is not finite")
+    config = {k: v for k, v in module.config.items() if not k.startswith("_")}
+    write_json(folder / CONFIG_FILE, {"_class_name": type(module).__name__, **config})
     write_tensors(folder / WEIGHTS_FILE, weights)
+
+
+def round_weights(module: nn.Module) -> None:
+    """Rounds a network's parameters to float16, so that they are stored in half the size."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.half().float()

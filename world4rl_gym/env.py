@@ -11,11 +11,14 @@ import numpy as np
 import torch
 
 from world4rl_gym.faces import (
+    Observation,
     check_render_arguments,
     check_reset_options,
     enlarge,
     make_spaces,
-    to_observation,
+    observe,
+    row_of,
+    to_pixels,
 )
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
@@ -23,30 +26,37 @@ from world4rl_gym.window import Window
 from world4rl_gym.world_model import WorldModel
 
 
-class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
+class ImaginedEnv(gym.Env[Observation, np.ndarray]):
     """
     ## Description
-    A robot manipulation task as a diffusion world model imagines it: every step, a denoiser
-    predicts the next camera frame from the last few frames and actions, and a reward head tells
-    whether the frame shows the task solved. The method is World4RL (arXiv 2509.19080). The
-    embedded default imagines six Meta-World tasks: coffee-pull, soccer, hammer, door-lock,
-    lever-pull and handle-pull. What succeeds here need not succeed in reality; the model card has
-    the measured gap.
+    A robot manipulation task as a diffusion world model imagines it: a recurrent memory, begun from
+    the first camera frame and the robot's state, follows actions and commands and says whether
+    the task stands solved; a denoiser draws the camera's frames out of it. The method is World4RL
+    (arXiv 2509.19080), rebuilt on a memory. The embedded default imagines six Meta-World tasks:
+    coffee-pull, soccer, hammer, door-lock, lever-pull and handle-pull. What succeeds here need not
+    succeed in reality; the model card has the measured gap.
 
     ## Action Space
     `Box(-1, 1, (A,), float32)`. For the embedded default A is 4: the hand's displacement in x, y
     and z, and the gripper's effort. Values outside are clipped.
 
     ## Observation Space
-    `Box(0, 255, (H, W, 3), uint8)`, the camera frame; 64 x 64 for the embedded default.
+    With `obs_type="pixels"`: `Box(0, 255, (H, W, 3), uint8)`, the camera frame; 64 x 64 for the
+    embedded default. With `"pixels_agent_pos"`: a Dict of that, `pixels`, and of `agent_pos`,
+    `Box(-inf, inf, (S + C,), float32)`, the robot's state and command; for the embedded default the
+    hand's position in metres, the gripper's opening, and where the hand is commanded to. With
+    `"features"`: `Box(-inf, inf, (2 S + 2 C + K + 2,), float32)`, what the memory knows and a robot
+    knows too: its state, command, lag and last motion, the code of the first frame, and the time.
+    Nothing is drawn then, and thousands of steps a second are imagined;
+    `world4rl_gym.MemoryFeatures` gives the same vector on a real env.
 
     ## Rewards
-    1.0 when the reward head's success probability reaches `success_threshold`, else 0.0; less
+    1.0 when the memory's success probability reaches `success_threshold`, else 0.0; less
     `uncertainty_penalty` times the uncertainty.
 
     ## Starting State
     A context drawn from the world model's initial frames: real first frames ("start"), or also
-    contexts from within demonstrations, with their true action history ("anywhere").
+    frames from within demonstrations ("anywhere").
     `reset(options={"initial_frame": i, "task": name})` chooses one.
 
     ## Episode End
@@ -55,9 +65,9 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
 
     ## Information
     `reset` tells `task` and `initial_frame`, the index of the context drawn; `step` tells `task`,
-    `success_probability`, `is_success` and `uncertainty`: the error that the world model expects
-    of its own frame (root mean square, in grey levels, of the patch of which it is least sure).
-    results/world_model.json has how well it foretells a wrong outcome.
+    `success_probability`, `is_success` and `uncertainty`: how far the memory's members disagree,
+    the deviation of their success probabilities, the largest of the episode so far. results/ has
+    how well it foretells a wrong outcome.
 
     ## Arguments
     ```python
@@ -83,12 +93,12 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         max_episode_steps: Horizon; None takes the model's (50 for the embedded default).
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Probability that counts as success; None takes the model's.
-        uncertainty_penalty: What a grey level of uncertainty costs, in reward, at every step.
-        max_uncertainty: Uncertainty above which an episode is truncated, and its frame's success
-            not believed; None never does that.
+        uncertainty_penalty: What a unit of uncertainty costs, in reward, at every step.
+        max_uncertainty: Uncertainty above which an episode is truncated, and a success not
+            believed; None never does that.
         device: Where to compute; None stays where the model is.
-        compile: Compile the step into one CUDA graph; needs a GPU.
         micro_batch_size: See `Imagination`; set alike here and in a vector env, rows agree exactly.
+        obs_type: "pixels", "pixels_agent_pos" or "features".
         render_mode: None, "rgb_array", or "human": a window, which needs a display and pygame.
         render_scale: Integer enlargement of rendered frames.
 
@@ -115,8 +125,8 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
-        compile: bool = False,
         micro_batch_size: int | None = None,
+        obs_type: str = "pixels",
         render_mode: str | None = None,
         render_scale: int = 4,
     ) -> None:
@@ -133,19 +143,21 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             uncertainty_penalty=uncertainty_penalty,
             max_uncertainty=max_uncertainty,
             device=device,
-            compile=compile,
             micro_batch_size=micro_batch_size,
         )
         self.render_mode = render_mode
         self.render_scale = render_scale
-        self.observation_space, self.action_space = make_spaces(self.imagination.world_model)
+        self.observation_space, self.action_space = make_spaces(
+            self.imagination.world_model, obs_type
+        )
+        self.obs_type = obs_type
         self._over = False
         self._closed = False
         self._window = self._open_window() if render_mode == "human" else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begins an episode.
 
         Args:
@@ -154,7 +166,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
                 start.
 
         Returns:
-            The first frame `(H, W, 3)` uint8, and info.
+            The first observation, and info.
 
         Raises:
             ValueError: An option is unknown or out of range; nothing has changed.
@@ -165,7 +177,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         try:
             super().reset(seed=seed)
             self.imagination.rngs[0] = self.np_random
-            frames = self.imagination.reset(**chosen)
+            self.imagination.reset(**chosen)
         except Exception:
             self._np_random, self._np_random_seed, self.imagination.rngs[0] = saved
             raise
@@ -175,16 +187,16 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             "task": self.imagination.tasks[0],
             "initial_frame": int(self.imagination.drawn[0]),
         }
-        return to_observation(frames)[0], info
+        return row_of(observe(self.imagination, self.obs_type), 0), info
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Imagines one step.
 
         Args:
             action: `(A,)`, cast to float32 and clipped to [-1, 1].
 
         Returns:
-            The frame `(H, W, 3)` uint8, reward, terminated, truncated and info.
+            The observation, reward, terminated, truncated and info.
 
         Raises:
             ResetNeeded: No episode is under way.
@@ -208,8 +220,8 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             "is_success": terminated,
             "uncertainty": float(result.uncertainty[0]),
         }
-        frame = to_observation(result.frames)[0]
-        return frame, float(result.reward[0]), terminated, truncated, info
+        observation = row_of(observe(self.imagination, self.obs_type), 0)
+        return observation, float(result.reward[0]), terminated, truncated, info
 
     def render(self) -> np.ndarray | None:
         """Returns the present frame, enlarged, when `render_mode` is "rgb_array".
@@ -228,7 +240,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self._show()
             return None
-        return enlarge(to_observation(self.imagination.frames)[0], self.render_scale)
+        return enlarge(to_pixels(self.imagination.frames)[0], self.render_scale)
 
     def close(self) -> None:
         """Ends the env; further calls of `reset`, `step` and `render` are errors."""
@@ -248,7 +260,7 @@ class ImaginedEnv(gym.Env[np.ndarray, np.ndarray]):
             return
         if self._window is None:
             self._window = self._open_window()
-        frame = to_observation(self.imagination.frames)[0]
+        frame = to_pixels(self.imagination.frames)[0]
         self._window.show(enlarge(frame, self.render_scale))
 
     def _check_open(self) -> None:

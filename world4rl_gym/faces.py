@@ -1,4 +1,4 @@
-"""What the single and the vector env share: spaces, arrays and the checks of their arguments."""
+"""What the single and the vector env share: spaces, observations and the checks of arguments."""
 
 from __future__ import annotations
 
@@ -9,22 +9,56 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
+from world4rl_gym.features import feature_size
+from world4rl_gym.imagination import Imagination
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.world_model import WorldModel
 
 RESET_OPTIONS = ("initial_frame", "task")
+OBS_TYPES = ("pixels", "pixels_agent_pos", "features")
+
+Observation = np.ndarray | dict[str, np.ndarray]
 
 
-def make_spaces(world_model: WorldModel) -> tuple[gym.spaces.Box, gym.spaces.Box]:
-    """Returns one row's observation and action space."""
-    size = world_model.frame_size
-    return (
-        gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
-        gym.spaces.Box(-1.0, 1.0, (world_model.action_size,), np.float32),
-    )
+def make_spaces(world_model: WorldModel, obs_type: str) -> tuple[gym.Space[Any], gym.spaces.Box]:
+    """Returns one row's observation and action space.
+
+    Raises:
+        ValueError: `obs_type` is unknown, or needs a robot state that the world model lacks.
+    """
+    if obs_type not in OBS_TYPES:
+        raise ValueError(f"obs_type: expected one of {', '.join(OBS_TYPES)}, got {obs_type!r}")
+    size, agent = world_model.frame_size, world_model.state_size + world_model.command_size
+    if obs_type == "pixels_agent_pos" and not agent:
+        raise ValueError("obs_type: this world model has no robot state; expected pixels, features")
+    observed: gym.Space[Any] = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+    if obs_type == "pixels_agent_pos":
+        agent_pos = gym.spaces.Box(-np.inf, np.inf, (agent,), np.float32)
+        observed = gym.spaces.Dict({"pixels": observed, "agent_pos": agent_pos})
+    if obs_type == "features":
+        observed = gym.spaces.Box(-np.inf, np.inf, (feature_size(world_model),), np.float32)
+    return observed, gym.spaces.Box(-1.0, 1.0, (world_model.action_size,), np.float32)
 
 
-def to_observation(frames: Tensor) -> np.ndarray:
+def observe(imagination: Imagination, obs_type: str) -> Observation:
+    """All rows' observations, fresh arrays: frames `(B, H, W, 3)` uint8, features `(B, F)` float32,
+    or a dict of `pixels` and `agent_pos`, `(B, S + C)` float32."""
+    if obs_type == "features":
+        return imagination.features.cpu().numpy()
+    pixels = to_pixels(imagination.frames)
+    if obs_type == "pixels":
+        return pixels
+    return {"agent_pos": imagination.agent_pos.cpu().numpy(), "pixels": pixels}
+
+
+def row_of(observation: Observation, row: int) -> Observation:
+    """One row's observation, a copy."""
+    if isinstance(observation, dict):
+        return {name: values[row].copy() for name, values in observation.items()}
+    return observation[row].copy()
+
+
+def to_pixels(frames: Tensor) -> np.ndarray:
     """`(B, 3, H, W)` uint8 tensor to a fresh `(B, H, W, 3)` uint8 array."""
     return channels_last(frames.cpu()).numpy()
 

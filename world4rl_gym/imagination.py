@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,9 @@ from gymnasium.utils import seeding
 from torch import Tensor
 
 from world4rl_gym.arguments import check_device, check_integer, check_number, check_probability
+from world4rl_gym.features import features
 from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.memory import MemoryState
 from world4rl_gym.noise import row_noise
 from world4rl_gym.starts import Starts
 from world4rl_gym.world_model import WorldModel
@@ -30,18 +31,16 @@ class ImaginedStep:
     """What one step of `B` rows gave.
 
     Attributes:
-        frames: `(B, 3, H, W)` uint8, the frames after the step.
-        reward: `(B,)` float32, 1.0 where the frame counts as solved, else 0.0; less the uncertainty
+        reward: `(B,)` float32, 1.0 where the task counts as solved, else 0.0; less the uncertainty
             times its penalty.
-        terminated: `(B,)` bool, where the frame counts as solved.
+        terminated: `(B,)` bool, where the task counts as solved.
         truncated: `(B,)` bool, where a row is not terminated: at the horizon, or where it is too
             uncertain.
         success_probability: `(B,)` float32 in [0, 1].
-        uncertainty: `(B,)` float32, the error that the world model expects of its own frame: the
-            root mean squared one, in grey levels, of the patch of which it is least sure.
+        uncertainty: `(B,)` float32 in [0, 0.5], how far the memory's members disagree: the
+            deviation of their success probabilities, the largest of the episode so far.
     """
 
-    frames: Tensor
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
@@ -49,12 +48,32 @@ class ImaginedStep:
     uncertainty: Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class ImaginedEpisodes:
+    """What `Imagination.rollout` gave, for `B` rows of `T` decisions.
+
+    Attributes:
+        success_probability: `(B, T)` float32.
+        uncertainty: `(B, T)` float32.
+        state: `(B, T, S)` float32, the robot's states.
+        code: `(B, T, K)` float32, the frames' codes.
+        frames: `(B, T, 3, H, W)` uint8; None where they were not drawn.
+    """
+
+    success_probability: Tensor
+    uncertainty: Tensor
+    state: Tensor
+    code: Tensor
+    frames: Tensor | None
+
+
 class Imagination:
     """Imagined episodes of `num_envs` rows, stepped together; torch in, torch out.
 
     Every row has a numpy generator, which draws its start and the seed of its episode's denoising
     noise, and nothing else: a row's episodes do not depend on the other rows. Nothing resets by
-    itself: a row that has ended goes on until `reset(mask)` begins its next episode.
+    itself: a row that has ended goes on until `reset(mask)` begins its next episode. Nothing is
+    drawn until `frames` is read.
 
     Args:
         num_envs: Number of rows B.
@@ -67,13 +86,12 @@ class Imagination:
         max_episode_steps: Horizon; None takes the model's.
         num_inference_steps: Denoising steps a frame; None takes the model's number.
         success_threshold: Success probability that counts as solved; None takes the model's.
-        uncertainty_penalty: What a grey level of uncertainty costs, in reward, at every step.
-        max_uncertainty: Uncertainty above which an episode is truncated, in grey levels; a success
-            in such a frame is not believed. None never truncates for that.
+        uncertainty_penalty: What a unit of uncertainty costs, in reward, at every step.
+        max_uncertainty: Uncertainty above which an episode is truncated; a success there is not
+            believed. None never truncates for that.
         device: Where to compute; None stays where the model is.
-        compile: Compile the step into one CUDA graph; needs a GPU and a fixed number of rows.
         micro_batch_size: Rows computed at a time, the last batch padded. None computes all rows at
-            once; a number makes a row's frames exactly independent of how many rows there are.
+            once; a number makes a row's episode exactly independent of how many rows there are.
 
     Raises:
         WorldModelError: The world model cannot be loaded.
@@ -94,7 +112,6 @@ class Imagination:
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
-        compile: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
         chosen = None if device is None else check_device(device)
@@ -126,23 +143,24 @@ class Imagination:
         )
         self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
-        if compile and self.device.type != "cuda":
-            raise ValueError(f"compile: expected a CUDA device, got {self.device}")
-        self.compile = compile
-        self._compiled: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
         self.starts = Starts(world_model, initial_frames, task, self.device)
 
-        length, size = world_model.context_length, world_model.frame_size
-        rows = self.num_envs
-        self._frames = torch.zeros(
-            rows, length, 3, size, size, dtype=torch.uint8, device=self.device
+        rows, contexts = self.num_envs, self.starts.contexts
+        none = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._task_ids = np.repeat(self.starts.model_task_ids[:1], rows)
+        self._memory = self.world_model.begin(
+            self._task_ids, self.starts.codes[none], contexts.state[none], contexts.command[none]
         )
-        self._anchors = torch.zeros(rows, 3, size, size, dtype=torch.uint8, device=self.device)
-        self._actions = torch.zeros(
-            rows, length, world_model.action_size, dtype=torch.float32, device=self.device
-        )
-        self._steps = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        self._noise_seeds = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        memory = self.world_model.memory
+        memories = [memory.task(index) for index in range(len(memory.of_task))]
+        self._origins = torch.stack([memory.state_origin for memory in memories])
+        self._units = torch.stack([memory.state_step for memory in memories])
+        self._anchors = contexts.frames[none]
+        self._frames = self._anchors.clone()
+        self._drawn = True
+        self._steps = none.clone()
+        self._noise_seeds = none.clone()
+        self._doubt = torch.zeros(rows, device=self.device)
         self._started = np.zeros(rows, dtype=bool)
         self.drawn = np.zeros(rows, dtype=np.int64)
         """Index, among the initial frames, of the context that each row's episode began from."""
@@ -155,14 +173,56 @@ class Imagination:
         return bool(self._started.all())
 
     @property
-    def frames(self) -> Tensor:
-        """The rows' present frames, `(B, 3, H, W)` uint8, a copy."""
-        return self._frames[:, -1].clone()
-
-    @property
     def tasks(self) -> list[str]:
         """The tasks of the rows' present episodes."""
         return self.starts.tasks(self.drawn)
+
+    @property
+    def memory(self) -> MemoryState:
+        """The rows' present memory."""
+        return self._memory
+
+    @property
+    def state(self) -> Tensor:
+        """The robot's present states, `(B, S)` float32, the members' mean."""
+        return self._memory.state.mean(dim=1)
+
+    @property
+    def agent_pos(self) -> Tensor:
+        """The robot's present states and commands, `(B, S + C)` float32."""
+        return torch.cat([self.state, self._memory.command], dim=1)
+
+    @property
+    def features(self) -> Tensor:
+        """What a policy sees of the rows' present memory, `(B, 2 S + 2 C + K + 2)` float32."""
+        ids = torch.from_numpy(self._task_ids).to(self.device)
+        return features(
+            self._origins[ids],
+            self._units[ids],
+            self._memory.first_code,
+            self.state,
+            self._memory.velocity.mean(dim=1),
+            self._memory.command,
+            self._steps / self.world_model.config.max_episode_steps,
+        )
+
+    @property
+    def frames(self) -> Tensor:
+        """The rows' present frames, `(B, 3, H, W)` uint8, drawn when they are asked for."""
+        if not self._drawn:
+            noise = row_noise(self._noise_seeds, self._steps * 0, tuple(self._anchors.shape[1:]))
+            (drawn,) = self._in_micro_batches(
+                self._draw_rows,
+                self._anchors,
+                self._memory.first_code,
+                self._memory.code,
+                self.state,
+                noise,
+            )
+            begun = (self._steps > 0).view(-1, 1, 1, 1)
+            self._frames = torch.where(begun, drawn, self._anchors)
+            self._drawn = True
+        return self._frames.clone()
 
     @torch.no_grad()
     def reset(
@@ -171,7 +231,7 @@ class Imagination:
         *,
         initial_frame: int | Sequence[int] | np.ndarray | None = None,
         task: str | None = None,
-    ) -> Tensor:
+    ) -> None:
         """Begins new episodes.
 
         Args:
@@ -181,9 +241,6 @@ class Imagination:
                 one index for each of the B rows.
             task: Draw from this task's contexts only.
 
-        Returns:
-            `(B, 3, H, W)` uint8, the present frames of all rows.
-
         Raises:
             TypeError: The mask is not bool.
             ValueError: The mask's shape is wrong; the index or task is unknown, or they contradict
@@ -191,21 +248,37 @@ class Imagination:
         """
         rows = np.arange(self.num_envs) if mask is None else self._masked(mask)
         choices = self.starts.choices(initial_frame, task, self.num_envs)
+        if not len(rows):
+            return
         seeds = np.empty(len(rows), np.int64)
         for i, row in enumerate(rows):
             rng = self.rngs[row]
             self.drawn[row] = choices[row][rng.integers(len(choices[row]))]
             seeds[i] = rng.integers(2**32)
         where = torch.from_numpy(rows).to(self.device)
-        contexts = torch.from_numpy(self.drawn[rows]).to(self.device)
-        self._frames[where] = self.starts.contexts.frames_of(contexts)
-        self._anchors[where] = self._frames[where, 0]
-        self._actions[where, :-1] = self.starts.contexts.actions[contexts]
-        self._actions[where, -1] = 0.0
+        chosen = torch.from_numpy(self.drawn[rows]).to(self.device)
+        contexts = self.starts.contexts
+        self._task_ids[rows] = self.starts.model_task_ids[self.drawn[rows]]
+        begun = self._by_task(
+            self.world_model.begin,
+            self._task_ids[rows],
+            self.starts.codes[chosen],
+            contexts.state[chosen],
+            contexts.command[chosen],
+        )
+        self._memory = MemoryState(
+            *(
+                whole.index_copy(0, where, part)
+                for whole, part in zip(self._memory, begun, strict=True)
+            )
+        )
+        self._anchors[where] = contexts.frames[chosen]
+        if self._drawn:
+            self._frames[where] = self._anchors[where]
         self._steps[where] = 0
+        self._doubt[where] = 0.0
         self._noise_seeds[where] = torch.from_numpy(seeds).to(self.device)
         self._started[rows] = True
-        return self.frames
 
     @torch.no_grad()
     def step(self, actions: Tensor | np.ndarray) -> ImaginedStep:
@@ -220,33 +293,66 @@ class Imagination:
         """
         if not self.started:
             raise ResetNeeded("reset() must be called before step()")
-        self._actions[:, -1] = self.checked_actions(actions)
-        next_frames, uncertainty, probability = self._in_micro_batches(
-            self._imagine,
-            self._anchors,
-            self._frames,
-            self._actions,
-            self._noise_seeds,
-            self._steps,
+        checked = self.checked_actions(actions)
+        self._memory = self._by_task(
+            lambda ids, action, *memory: self.world_model.advance(
+                ids, MemoryState(*memory), action
+            ),
+            self._task_ids,
+            checked,
+            *self._memory,
         )
-        self._frames = torch.cat([self._frames[:, 1:], next_frames.unsqueeze(1)], dim=1)
-        self._actions = torch.cat([self._actions[:, 1:], self._actions[:, -1:]], dim=1)
+        self._drawn = False
         self._steps = self._steps + 1
+        self._doubt = torch.maximum(self._doubt, self._memory.disagreement)
+        probability = self._memory.success_probability
         terminated = probability >= self.success_threshold
         truncated = self._steps >= self.max_episode_steps
         if self.max_uncertainty is not None:
-            lost = uncertainty > self.max_uncertainty
+            lost = self._doubt > self.max_uncertainty
             terminated, truncated = terminated & ~lost, truncated | lost
         reward = terminated.float()
         if self.uncertainty_penalty:
-            reward = reward - self.uncertainty_penalty * uncertainty
+            reward = reward - self.uncertainty_penalty * self._doubt
         return ImaginedStep(
-            next_frames.clone(),
-            reward,
-            terminated,
-            truncated & ~terminated,
-            probability,
-            uncertainty,
+            reward, terminated, truncated & ~terminated, probability, self._doubt.clone()
+        )
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        actions: Tensor | np.ndarray,
+        initial_frame: int | Sequence[int] | np.ndarray | None = None,
+        draw: bool = False,
+    ) -> ImaginedEpisodes:
+        """Imagines what given actions do, from the first to the last, also past a success.
+
+        Args:
+            actions: `(B, T, A)`.
+            initial_frame: Where each row begins, as in `reset`.
+            draw: Whether to draw the frames.
+
+        Raises:
+            ValueError: A shape is wrong, a value is not finite, or an index is unknown.
+        """
+        self.reset(initial_frame=initial_frame)
+        actions = torch.as_tensor(actions)
+        kept: dict[str, list[Tensor]] = {f.name: [] for f in dataclasses.fields(ImaginedEpisodes)}
+        for t in range(actions.shape[1]):
+            result = self.step(actions[:, t])
+            kept["success_probability"].append(result.success_probability)
+            kept["uncertainty"].append(result.uncertainty)
+            kept["state"].append(self.state)
+            kept["code"].append(self._memory.code)
+            if draw:
+                kept["frames"].append(self.frames)
+        stacked = {name: torch.stack(values, 1) for name, values in kept.items() if values}
+        return ImaginedEpisodes(
+            stacked["success_probability"],
+            stacked["uncertainty"],
+            stacked["state"],
+            stacked["code"],
+            stacked.get("frames"),
         )
 
     def checked_actions(self, actions: Tensor | np.ndarray) -> Tensor:
@@ -276,28 +382,31 @@ class Imagination:
             raise ValueError(f"mask: expected ({self.num_envs},), got {tuple(tensor.shape)}")
         return np.flatnonzero(tensor.cpu().numpy())
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}  # a copy compiles for itself
+    def _draw_rows(
+        self, anchor: Tensor, first_code: Tensor, code: Tensor, state: Tensor, noise: Tensor
+    ) -> tuple[Tensor]:
+        steps = self.num_inference_steps
+        return (self.world_model.draw(anchor, first_code, code, state, noise, steps),)
 
-    def _imagine(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.compile:
-            return self._imagine_rows(*inputs)
-        if self._compiled is None:
-            self._compiled = torch.compile(self._imagine_rows, mode="reduce-overhead")
-        frames, uncertainty, probability = self._compiled(*inputs)
-        # A CUDA graph writes its next results over these.
-        return frames.clone(), uncertainty.clone(), probability.clone()
-
-    def _imagine_rows(
-        self, anchors: Tensor, frames: Tensor, actions: Tensor, seeds: Tensor, steps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next frames of some rows, how uncertain they are, and how likely solved."""
-        noise = row_noise(seeds, steps, tuple(frames.shape[2:]))
-        prediction = self.world_model.predict(
-            anchors, frames, actions, noise, self.num_inference_steps
-        )
-        probability = self.world_model.success_probability(prediction.frames)
-        return prediction.frames, prediction.uncertainty, probability
+    def _by_task(
+        self, function: Callable[..., MemoryState], task_ids: np.ndarray, *tensors: Tensor
+    ) -> MemoryState:
+        """Calls `function(task_ids, *tensors)`; in padded batches of one task where rows must not
+        depend on how many there are."""
+        if self.micro_batch_size is None:
+            return function(task_ids, *tensors)
+        whole: list[Tensor] = []
+        for task_id in np.unique(task_ids):
+            rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(self.device)
+            ids = np.full(self.micro_batch_size, task_id)
+            parts = self._in_micro_batches(
+                lambda *part, ids=ids: function(ids, *part), *(tensor[rows] for tensor in tensors)
+            )
+            if not whole:
+                whole = [part.new_empty((len(task_ids), *part.shape[1:])) for part in parts]
+            for all_rows, part in zip(whole, parts, strict=True):
+                all_rows[rows] = part
+        return MemoryState(*whole)
 
     def _in_micro_batches(
         self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
@@ -306,7 +415,7 @@ class Imagination:
         if size is None:
             return function(*tensors)
         results = []
-        for first in range(0, self.num_envs, size):
+        for first in range(0, len(tensors[0]), size):
             chunk = [tensor[first : first + size] for tensor in tensors]
             rows = len(chunk[0])
             if rows < size:

@@ -33,10 +33,9 @@ class InitialFrames:
     """Contexts that an episode may be drawn from.
 
     Attributes:
-        frames: `(F, 3, H, W)` uint8, each frame once.
-        windows: `(N, T)` int64, which frames a context is of, oldest first; a real start repeats
-            its one frame.
-        actions: `(N, T - 1, A)` float32; the true actions between the frames, zeros at a start.
+        frames: `(N, 3, H, W)` uint8.
+        state: `(N, S)` float32, the robot's states in them; S is 0 without one.
+        command: `(N, C)` float32, its commands; C is 0 without one.
         task_ids: `(N,)` int64, indices into `tasks`.
         is_start: `(N,)` bool; whether a context is a real episode start.
         tasks: Names of the tasks.
@@ -46,33 +45,28 @@ class InitialFrames:
     """
 
     frames: Tensor
-    windows: Tensor
-    actions: Tensor
+    state: Tensor
+    command: Tensor
     task_ids: Tensor
     is_start: Tensor
     tasks: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        frames, windows, actions = self.frames, self.windows, self.actions
-        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8:
+        frames, count = self.frames, len(self.frames)
+        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not count:
             raise ValueError(
-                "initial frames: expected (F, 3, H, W) uint8, "
+                "initial frames: expected (N >= 1, 3, H, W) uint8, "
                 f"got {tuple(frames.shape)} {frames.dtype}"
             )
-        if windows.ndim != 2 or windows.dtype != torch.int64 or not windows.numel():
-            raise ValueError(
-                "windows: expected (N >= 1, T >= 1) int64, "
-                f"got {tuple(windows.shape)} {windows.dtype}"
-            )
-        if int(windows.min()) < 0 or int(windows.max()) >= len(frames):
-            raise ValueError(f"windows: expected within the {len(frames)} frames")
-        count, length = windows.shape
-        if actions.ndim != 3 or actions.shape[:2] != (count, length - 1):
-            raise ValueError(
-                f"initial actions: expected ({count}, {length - 1}, A), got {tuple(actions.shape)}"
-            )
-        if not bool((actions.abs() <= 1).all()):
-            raise ValueError("initial actions: expected values in [-1, 1]")
+        for name in ("state", "command"):
+            values = getattr(self, name)
+            if values.ndim != 2 or len(values) != count or values.dtype != torch.float32:
+                raise ValueError(
+                    f"initial {name}: expected ({count}, N) float32, "
+                    f"got {tuple(values.shape)} {values.dtype}"
+                )
+            if not bool(values.isfinite().all()):
+                raise ValueError(f"initial {name}: expected finite values, got NaN or infinity")
         for name in ("task_ids", "is_start"):
             if getattr(self, name).shape != (count,):
                 raise ValueError(f"{name}: expected ({count},)")
@@ -80,27 +74,12 @@ class InitialFrames:
             raise ValueError(f"task_ids: expected within the {len(self.tasks)} tasks")
 
     def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def context_shape(self) -> tuple[int, ...]:
-        """`(T, 3, H, W)`, the shape of a context's frames."""
-        return (self.windows.shape[1], *self.frames.shape[1:])
-
-    def frames_of(self, contexts: Tensor) -> Tensor:
-        """Returns the frames of these contexts, `(K, T, 3, H, W)` uint8, oldest first."""
-        return self.frames[self.windows[contexts]]
+        return len(self.frames)
 
     def to(self, device: torch.device | str) -> InitialFrames:
         """Returns the same contexts on another device."""
-        return dataclasses.replace(
-            self,
-            frames=self.frames.to(device),
-            windows=self.windows.to(device),
-            actions=self.actions.to(device),
-            task_ids=self.task_ids.to(device),
-            is_start=self.is_start.to(device),
-        )
+        names = ("frames", "state", "command", "task_ids", "is_start")
+        return dataclasses.replace(self, **{n: getattr(self, n).to(device) for n in names})
 
     def select(self, kind: str, tasks: Sequence[str]) -> np.ndarray:
         """Returns the indices of the contexts that an episode may be drawn from.
@@ -127,51 +106,23 @@ class InitialFrames:
         return np.flatnonzero(allowed & np.isin(ids, [self.tasks.index(t) for t in tasks]))
 
     @classmethod
-    def from_contexts(
-        cls,
-        frames: Tensor,
-        actions: Tensor,
-        task_ids: Tensor,
-        is_start: Tensor,
-        tasks: tuple[str, ...],
-    ) -> InitialFrames:
-        """Keeps each frame of these contexts once.
-
-        Args:
-            frames: `(N, T, 3, H, W)` uint8, oldest first; of a start only the last frame counts.
-            actions: As the attribute.
-            task_ids: As the attribute.
-            is_start: As the attribute.
-            tasks: As the attribute.
-
-        Raises:
-            ValueError: Shapes, dtypes or ranges disagree; the message names the field.
-        """
-        if frames.ndim != 5 or is_start.shape != frames.shape[:1]:
-            raise ValueError(
-                "initial frames: expected (N, T, 3, H, W) and (N,) is_start, "
-                f"got {tuple(frames.shape)} and {tuple(is_start.shape)}"
-            )
-        length = frames.shape[1]
-        lone = is_start[:, None] & (torch.arange(length) < length - 1)
-        own = torch.where(lone, 0, 1).flatten().cumsum(0).view(lone.shape) - 1
-        windows = torch.where(is_start[:, None], own[:, -1:], own)
-        return cls(frames[~lone], windows, actions, task_ids, is_start, tasks)
-
-    @classmethod
     def from_starts(
-        cls, frames: np.ndarray, task: str, context_length: int, action_size: int
+        cls,
+        frames: np.ndarray,
+        task: str,
+        state: np.ndarray | None = None,
+        command: np.ndarray | None = None,
     ) -> InitialFrames:
-        """Makes contexts of single frames, such as photographs of the user's own scene.
+        """Makes contexts of frames that begin episodes, such as photographs of one's own scene.
 
         Args:
             frames: `(N, H, W, 3)` or `(H, W, 3)` uint8.
             task: The task that they begin.
-            context_length: Context frames T of the world model.
-            action_size: Its action components A.
+            state: `(N, S)` or `(S,)`, the robot's states in them; None for a world model without.
+            command: `(N, C)` or `(C,)`, its commands; None for a world model without.
 
         Raises:
-            ValueError: The frames have another shape or dtype.
+            ValueError: An array has another shape or dtype.
         """
         frames = np.asarray(frames)
         if frames.ndim == 3:
@@ -180,13 +131,20 @@ class InitialFrames:
             raise ValueError(
                 f"frames: expected (N, H, W, 3) uint8, got {frames.shape} {frames.dtype}"
             )
-        pixels = torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+        count = len(frames)
+
+        def rows(values: np.ndarray | None) -> Tensor:
+            array = np.zeros((count, 0)) if values is None else np.asarray(values)
+            if array.ndim == 1:
+                array = np.broadcast_to(array, (count, len(array)))
+            return torch.from_numpy(array.astype(np.float32))
+
         return cls(
-            pixels,
-            torch.arange(len(frames))[:, None].repeat(1, context_length),
-            torch.zeros(len(frames), context_length - 1, action_size),
-            torch.zeros(len(frames), dtype=torch.int64),
-            torch.ones(len(frames), dtype=torch.bool),
+            torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()),
+            rows(state),
+            rows(command),
+            torch.zeros(count, dtype=torch.int64),
+            torch.ones(count, dtype=torch.bool),
             (task,),
         )
 
@@ -197,14 +155,11 @@ class InitialFrames:
         starts = int(self.is_start.sum())
         write_tensors(
             folder / INITIAL_FRAMES_FILES[0],
-            {"task_ids": self.task_ids[order], "actions": self.actions[order[starts:]]},
+            {name: getattr(self, name)[order] for name in ("task_ids", "state", "command")},
         )
-        windows = self.windows[order]
-        for name, shown, columns in (
-            (INITIAL_FRAMES_FILES[1], windows[:starts, -1], _COLUMNS),
-            (INITIAL_FRAMES_FILES[2], windows[starts:].flatten(), windows.shape[1]),
-        ):
-            _write_sheet(folder / name, channels_last(self.frames[shown]).numpy(), columns)
+        frames = channels_last(self.frames[order]).numpy()
+        _write_sheet(folder / INITIAL_FRAMES_FILES[1], frames[:starts], _COLUMNS)
+        _write_sheet(folder / INITIAL_FRAMES_FILES[2], frames[starts:], _COLUMNS)
 
     @classmethod
     def load(
@@ -212,9 +167,9 @@ class InitialFrames:
         files: StrictFolder,
         tasks: tuple[str, ...],
         counts: tuple[int, int],
-        context_length: int,
-        action_size: int,
         frame_size: int,
+        state_size: int,
+        command_size: int,
     ) -> InitialFrames:
         """Reads what `save` wrote.
 
@@ -222,47 +177,50 @@ class InitialFrames:
             files: The world model's folder.
             tasks: Its tasks, every one of which must have a start.
             counts: Number of starts and of later contexts, as its index says.
-            context_length: Its context frames T.
-            action_size: Its action components A.
             frame_size: Its frames' height and width.
+            state_size: Its numbers of robot state.
+            command_size: Its numbers of command.
 
         Raises:
             WorldModelError: A file is missing, or contradicts the world model.
         """
         starts, later = counts
-        most = _MOST_BYTES // (context_length * 3 * frame_size**2)
+        most = _MOST_BYTES // (3 * frame_size**2)
         if starts < 1 or later < 0 or starts + later > most:
             raise WorldModelError(
                 f"{files.folder}: initial_frames: expected at least 1 start and at most {most} "
                 f"contexts of this size, got {starts} and {later}"
             )
+        count = starts + later
         path = files.folder / INITIAL_FRAMES_FILES[0]
         shapes = {
-            "task_ids": (starts + later,),
-            "actions": (later, context_length - 1, action_size),
+            "task_ids": (count,),
+            "state": (count, state_size),
+            "command": (count, command_size),
         }
         index = files.read_tensors(INITIAL_FRAMES_FILES[0], shapes, ("I64", "F32"))
-        for name, dtype in (("task_ids", torch.int64), ("actions", torch.float32)):
+        for name, dtype in (
+            ("task_ids", torch.int64),
+            ("state", torch.float32),
+            ("command", torch.float32),
+        ):
             if index[name].dtype != dtype:
                 raise WorldModelError(
                     f"{path}: tensor {name!r}: dtype: expected {dtype}, got {index[name].dtype}"
                 )
-        first = _read_sheet(files, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size)
-        rest = _read_sheet(
-            files, INITIAL_FRAMES_FILES[2], later * context_length, context_length, frame_size
-        )
-        windows = torch.cat(
-            [
-                torch.arange(starts)[:, None].expand(-1, context_length),
-                torch.arange(starts, starts + len(rest)).view(later, context_length),
-            ]
-        )
-        no_actions = torch.zeros(starts, context_length - 1, action_size)
-        actions = torch.cat([no_actions, index["actions"]])
-        is_start = torch.arange(starts + later) < starts
+        sheets = [
+            _read_sheet(files, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size),
+            _read_sheet(files, INITIAL_FRAMES_FILES[2], later, _COLUMNS, frame_size),
+        ]
         try:
-            frames = torch.cat([first, rest])
-            loaded = cls(frames, windows, actions, index["task_ids"], is_start, tasks)
+            loaded = cls(
+                torch.cat(sheets),
+                index["state"],
+                index["command"],
+                index["task_ids"],
+                torch.arange(count) < starts,
+                tasks,
+            )
             loaded.select("start", tasks)
         except ValueError as error:
             raise WorldModelError(f"{path}: {error}") from None

@@ -10,15 +10,13 @@ from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
 from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_FILE = "model_index.json"
+NETWORKS = ("eyes", "memory", "denoiser")
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 PART_FILES = [
-    f"denoiser/{CONFIG_FILE}",
-    f"denoiser/{WEIGHTS_FILE}",
+    *(f"{name}/{file}" for name in NETWORKS for file in (CONFIG_FILE, WEIGHTS_FILE)),
     SCHEDULER_FILE,
-    f"reward_head/{CONFIG_FILE}",
-    f"reward_head/{WEIGHTS_FILE}",
     *INITIAL_FRAMES_FILES,
 ]
 """The files whose digests the index keeps."""
@@ -36,7 +34,7 @@ class WorldModelConfig:
         tasks: Names of the tasks that it imagines.
         action_repeat: Simulator or robot control steps for which one action is held.
         max_episode_steps: Default horizon in decisions.
-        success_threshold: Success probability from which a frame counts as solved.
+        success_threshold: Success probability from which the task counts as solved.
         num_inference_steps: Default denoising steps a frame.
         provenance: Where it comes from: data, training, figures; plain JSON values.
 
@@ -80,9 +78,11 @@ class ModelIndex(WorldModelConfig):
     """All that `model_index.json` holds, beside the names of the class and of the format.
 
     Attributes:
-        frame_size: As in the denoiser's configuration.
-        context_length: The same.
-        action_size: The same.
+        frame_size: As in the eyes' configuration.
+        code_size: The same.
+        action_size: As in the memory's configuration.
+        state_size: The same.
+        command_size: The same.
         action_low: Smallest value of an action component, -1.
         action_high: Largest one, 1.
         initial_frames: Number of real starts and of later contexts.
@@ -91,8 +91,10 @@ class ModelIndex(WorldModelConfig):
     """
 
     frame_size: int
-    context_length: int
+    code_size: int
     action_size: int
+    state_size: int
+    command_size: int
     action_low: float = -1.0
     action_high: float = 1.0
     initial_frames: tuple[int, ...]
@@ -138,11 +140,18 @@ def read_index(files: StrictFolder) -> ModelIndex:
     version = record.pop("format_version", None)
     if type(version) is not int or version < 1:
         raise WorldModelError(
-            f"{path}: format_version: expected 1 to {FORMAT_VERSION}, got {shown(version)}"
+            f"{path}: format_version: expected {FORMAT_VERSION}, got {shown(version)}"
+        )
+    if version < FORMAT_VERSION:
+        raise WorldModelError(
+            f"{path}: format_version: this release, {__version__}, reads {FORMAT_VERSION}, got "
+            f"{version}: a world model that predicts frames from frames, without a memory; "
+            "train it anew with training/build_default.sh, or install world4rl-gym "
+            f"{shown(record.get('saved_with'))}"
         )
     if version > FORMAT_VERSION:
         raise WorldModelError(
-            f"{path}: format_version: this release, {__version__}, reads up to {FORMAT_VERSION}, "
+            f"{path}: format_version: this release, {__version__}, reads {FORMAT_VERSION}, "
             f"got {shown(version)}; world4rl-gym {shown(record.get('saved_with'))} wrote it: "
             "install that release or a newer one"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from world4rl_gym.faces import Observation
 from world4rl_gym.vector_env import ImaginedVectorEnv
 
 try:
@@ -49,8 +50,8 @@ class ImaginedVecEnv(VecEnv):
         )
         self.metadata = self.vector_env.metadata
 
-    def reset(self) -> np.ndarray:
-        """Begins new episodes in all rows; returns `(num_envs, H, W, 3)` uint8.
+    def reset(self) -> Observation:  # type: ignore[override]
+        """Begins new episodes in all rows; returns their observations, `(num_envs, ...)`.
 
         Raises:
             ValueError: The options are unknown or out of range, or the rows' tasks differ; they are
@@ -59,21 +60,21 @@ class ImaginedVecEnv(VecEnv):
         seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
         try:
             options = _merged([options or {} for options in self._options])
-            frames, info = self.vector_env.reset(seed=seeds, options=options)
+            observation, info = self.vector_env.reset(seed=seeds, options=options)
         finally:
             self._reset_seeds()
             self._reset_options()
         self.reset_infos = [_row(info, row) for row in range(self.num_envs)]
-        return frames
+        return observation
 
     def step_async(self, actions: np.ndarray) -> None:
         """Takes `(num_envs, A)` actions for `step_wait`."""
         self._pending = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Imagines the step: frames, rewards `(num_envs,)` float32, dones, and a list of infos."""
+        """Imagines the step: observations, rewards `(num_envs,)` float32, dones, and infos."""
         assert self._pending is not None, "step_async() comes before step_wait()"
-        frames, reward, terminated, truncated, info = self.vector_env.step(self._pending)
+        observation, reward, terminated, truncated, info = self.vector_env.step(self._pending)
         self._pending = None
         done = terminated | truncated
         infos = []
@@ -86,7 +87,7 @@ class ImaginedVecEnv(VecEnv):
                 told = _row(info, row)
             told["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
             infos.append(told)
-        return frames, reward.astype(np.float32), done, infos
+        return observation, reward.astype(np.float32), done, infos
 
     def close(self) -> None:
         """Ends the env."""

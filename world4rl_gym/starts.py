@@ -52,6 +52,13 @@ class Starts:
         self.candidates = contexts.select(self._kind, names)
         """Indices of the contexts that episodes are drawn from."""
         self.contexts = contexts.to(device)
+        self.codes = world_model.encode(self.contexts.frames)
+        """`(N, K)` float32, the contexts' codes."""
+        names_of_model = world_model.config.tasks
+        self.model_task_ids = np.array(
+            [names_of_model.index(contexts.tasks[i]) for i in contexts.task_ids.tolist()]
+        )
+        """`(N,)`, indices of the contexts' tasks among the world model's."""
         self._task_ids = contexts.task_ids.cpu().numpy()
 
     def tasks(self, indices: np.ndarray) -> list[str]:
@@ -106,18 +113,27 @@ def _photographs(
     names = world_model.config.tasks
     if not isinstance(task, str) or task not in names:
         raise ValueError(f"task: frames of one's own begin one of {', '.join(names)}; got {task!r}")
-    return InitialFrames.from_starts(
-        frames, task, world_model.context_length, world_model.action_size
+    own = world_model.initial_frames
+    usual = own.task_ids == own.tasks.index(task)
+    return InitialFrames.from_starts(  # the robot stands where it usually begins
+        frames,
+        task,
+        own.state[usual].mean(dim=0).cpu().numpy(),
+        own.command[usual].mean(dim=0).cpu().numpy(),
     )
 
 
 def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
-    expected = own.context_shape, tuple(own.actions.shape[1:])
-    got = given.context_shape, tuple(given.actions.shape[1:])
-    if expected != got:
+    for name in ("frames", "state", "command"):
+        expected, got = getattr(own, name).shape[1:], getattr(given, name).shape[1:]
+        if expected != got:
+            raise ValueError(
+                f"initial_frames: {name}: expected {tuple(expected)} a context, got {tuple(got)}"
+            )
+    unknown = sorted(set(given.tasks) - set(own.tasks))
+    if unknown:
         raise ValueError(
-            f"initial_frames: expected frames {expected[0]} and actions {expected[1]} a context, "
-            f"got {got[0]} and {got[1]}"
+            f"initial_frames: expected tasks of {', '.join(own.tasks)}, got {unknown[0]!r}"
         )
 
 

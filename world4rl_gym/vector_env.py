@@ -15,11 +15,14 @@ from gymnasium.vector.utils import batch_space
 
 from world4rl_gym.faces import (
     RESET_OPTIONS,
+    Observation,
     check_render_arguments,
     check_reset_options,
     enlarge,
     make_spaces,
-    to_observation,
+    observe,
+    row_of,
+    to_pixels,
 )
 from world4rl_gym.imagination import Imagination, ImaginedStep
 from world4rl_gym.initial_frames import InitialFrames
@@ -30,7 +33,7 @@ _OF_ROWS = ("np_random", "np_random_seed", "render")
 """What holds or returns something of each row."""
 
 
-class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """`num_envs` rows of `ImaginedEnv`, one forward pass a step.
 
     Row i seeded s + i follows the single env with that seed. Arguments are those of `ImaginedEnv`,
@@ -61,8 +64,8 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
         device: str | torch.device | None = None,
-        compile: bool = False,
         micro_batch_size: int | None = None,
+        obs_type: str = "pixels",
         render_mode: str | None = None,
         render_scale: int = 4,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -82,13 +85,13 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             uncertainty_penalty=uncertainty_penalty,
             max_uncertainty=max_uncertainty,
             device=device,
-            compile=compile,
             micro_batch_size=micro_batch_size,
         )
         self.num_envs = self.imagination.num_envs
         self.render_mode = render_mode
         self.render_scale = render_scale
-        spaces = make_spaces(self.imagination.world_model)
+        spaces = make_spaces(self.imagination.world_model, obs_type)
+        self.obs_type = obs_type
         self.single_observation_space, self.single_action_space = spaces
         self.observation_space = batch_space(spaces[0], self.num_envs)
         self.action_space = batch_space(spaces[1], self.num_envs)
@@ -112,7 +115,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begins new episodes in all rows, or in those of `options["reset_mask"]`.
 
         Args:
@@ -121,7 +124,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 `(num_envs,)` bool.
 
         Returns:
-            `(num_envs, H, W, 3)` uint8, and info.
+            All rows' observations, `(num_envs, ...)`, and info.
 
         Raises:
             ValueError: The mask's shape is wrong or nothing is set; the seeds are too few; an
@@ -137,23 +140,23 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             for row in np.flatnonzero(mask).tolist():
                 if seeds[row] is not None:
                     self._seed_row(row, seeds[row])
-            frames = self.imagination.reset(mask, **chosen)
+            self.imagination.reset(mask, **chosen)
         except Exception:
             self.imagination.rngs, self._seeds = saved
             raise
         self._over[mask] = False
-        return to_observation(frames), self._reset_info(mask)
+        return observe(self.imagination, self.obs_type), self._reset_info(mask)
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Imagines one step of every row.
 
         Args:
             actions: `(num_envs, A)`, cast to float32 and clipped to [-1, 1].
 
         Returns:
-            Frames `(num_envs, H, W, 3)` uint8, rewards float64, terminated, truncated and info.
+            Observations `(num_envs, ...)`, rewards float64, terminated, truncated and info.
 
         Raises:
             ResetNeeded: A row has no episode under way (never under an autoreset).
@@ -171,27 +174,26 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         terminated = result.terminated.cpu().numpy()
         truncated = result.truncated.cpu().numpy()
         info = {} if resetting.all() else self._step_info(result, ~resetting)
-        frames = result.frames
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and resetting.any():
-            frames = self.imagination.reset(resetting)
+            self.imagination.reset(resetting)
             reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
             _merge(info, self._reset_info(resetting))
         over = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP and over.any():
-            final = to_observation(frames)
+            final = observe(self.imagination, self.obs_type)
             final_obs = np.full(self.num_envs, None, dtype=object)
-            for row in np.flatnonzero(over):
-                final_obs[row] = final[row].copy()  # a view would keep all rows' memory
+            for row in np.flatnonzero(over).tolist():
+                final_obs[row] = row_of(final, row)  # a view would keep all rows' memory
             final_info = self._step_info(result, over)
             info = self._step_info(result, ~over) if (~over).any() else {}
             info.update(final_obs=final_obs, _final_obs=over.copy())
             info.update(final_info=final_info, _final_info=over.copy())
-            frames = self.imagination.reset(over)
+            self.imagination.reset(over)
             _merge(info, self._reset_info(over))
             self._over = np.zeros(self.num_envs, dtype=bool)
         else:
             self._over = over.copy()
-        return to_observation(frames), reward, terminated, truncated, info
+        return observe(self.imagination, self.obs_type), reward, terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Returns the rows' present frames, enlarged, when `render_mode` is "rgb_array".
@@ -205,7 +207,7 @@ class ImaginedVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return None
         if not self.imagination.started:
             raise gym.error.ResetNeeded("reset() must be called before render()")
-        frames = to_observation(self.imagination.frames)
+        frames = to_pixels(self.imagination.frames)
         return tuple(enlarge(frame, self.render_scale) for frame in frames)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The world model: denoiser, sampler, reward head and initial frames, with the frozen rules."""
+"""The world model: eyes, memory, denoiser, sampler and initial frames, frozen."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.eyes import Eyes, EyesConfig
 from world4rl_gym.hub import find_folder, upload
 from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.memory import Memory, MemoryConfig, MemoryState, TaskMemory
 from world4rl_gym.model_index import (
     ALL_FILES,
     CARD_FILE,
     INDEX_FILE,
+    NETWORKS,
     PART_FILES,
     SCHEDULER_FILE,
     ModelIndex,
@@ -28,39 +32,20 @@ from world4rl_gym.model_index import (
 )
 from world4rl_gym.pixels import to_float, to_uint8
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
-from world4rl_gym.reward import RewardHead, RewardHeadConfig
-from world4rl_gym.scheduler import EulerScheduler
+from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.writing import replaced_folder, write_json
 
-__all__ = [
-    "Prediction",
-    "WorldModel",
-    "WorldModelConfig",
-    "WorldModelError",
-    "sample_next_frame",
-]
-
-
-class Prediction(NamedTuple):
-    """What `WorldModel.predict` gives.
-
-    Attributes:
-        frames: `(B, 3, H, W)` uint8, the next frames.
-        uncertainty: `(B,)` float32, the root mean squared error, in grey levels, that the denoiser
-            expects of the patch of the frame of which it is least sure.
-    """
-
-    frames: Tensor
-    uncertainty: Tensor
+__all__ = ["WorldModel", "WorldModelConfig", "WorldModelError"]
 
 
 class WorldModel(nn.Module):
     """A frozen world model of one or more tasks.
 
     Args:
-        denoiser: Predicts the next frame.
-        scheduler: Samples from the denoiser.
-        reward_head: Tells solved frames.
+        eyes: Give a frame's code.
+        memory: Imagines what happens.
+        denoiser: Draws it.
+        scheduler: Noise levels of the drawing.
         initial_frames: Contexts that episodes begin from.
         config: The rest.
 
@@ -70,78 +55,154 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
+        eyes: Eyes,
+        memory: Memory,
         denoiser: Denoiser,
-        scheduler: EulerScheduler,
-        reward_head: RewardHead,
+        scheduler: SchedulerConfig,
         initial_frames: InitialFrames,
         config: WorldModelConfig,
     ) -> None:
         super().__init__()
+        self.eyes = eyes
+        self.memory = memory
         self.denoiser = denoiser
-        self.scheduler = scheduler
-        self.reward_head = reward_head
+        self.scheduler_config = scheduler
+        self.scheduler = scheduler.make()
         self.initial_frames = initial_frames
         self.config = config
-        shape = (self.context_length, 3, self.frame_size, self.frame_size)
+        frame = (3, self.frame_size, self.frame_size)
         for field, expected, got in (
-            ("reward head's frame_size", self.frame_size, reward_head.config.frame_size),
-            ("scheduler's sigma_data", denoiser.config.sigma_data, scheduler.sigma_data),
-            ("initial frames' shape", shape, initial_frames.context_shape),
-            ("initial actions' size", self.action_size, initial_frames.actions.shape[2]),
+            ("memory's tasks", len(config.tasks), memory.config.tasks),
+            ("memory's code_size", eyes.config.code_size, memory.config.code_size),
+            ("denoiser's code_size", eyes.config.code_size, denoiser.config.code_size),
+            ("denoiser's state_size", self.state_size, denoiser.config.state_size),
+            ("denoiser's frame_size", self.frame_size, denoiser.config.frame_size),
+            ("initial frames' shape", frame, tuple(initial_frames.frames.shape[1:])),
+            ("initial frames' state size", self.state_size, initial_frames.state.shape[1]),
+            ("initial frames' command size", self.command_size, initial_frames.command.shape[1]),
             ("initial frames' tasks", config.tasks, initial_frames.tasks),
         ):
             if expected != got:
                 raise WorldModelError(f"{field}: expected {expected}, got {got}")
         self.eval().requires_grad_(False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (self.eyes, self.denoiser):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def frame_size(self) -> int:
         """Height and width of a frame in pixels."""
-        return self.denoiser.config.frame_size
+        return int(self.eyes.config.frame_size)
+
+    @property
+    def code_size(self) -> int:
+        """Numbers in a frame's code K."""
+        return int(self.eyes.config.code_size)
 
     @property
     def action_size(self) -> int:
-        """Number of action components."""
-        return self.denoiser.config.action_size
+        """Number of action components A."""
+        return int(self.memory.config.action_size)
 
     @property
-    def context_length(self) -> int:
-        """Number of past frames that a prediction sees."""
-        return self.denoiser.config.context_length
+    def state_size(self) -> int:
+        """Numbers of the robot's state S; 0 for a model without it."""
+        return int(self.memory.config.state_size)
+
+    @property
+    def command_size(self) -> int:
+        """Numbers of the robot's command C; 0 for a model without it."""
+        return int(self.memory.config.command_size)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.denoiser.parameters()).device
 
-    def predict(
-        self,
-        anchor: Tensor,
-        frames: Tensor,
-        actions: Tensor,
-        noise: Tensor,
-        num_inference_steps: int | None = None,
-    ) -> Prediction:
-        """Predicts the next frame; a pure function of its arguments.
+    def task_memory(self, task: str | None = None) -> TaskMemory:
+        """Returns the memory of a task; None where the model has one task only.
+
+        Raises:
+            ValueError: The task is unknown.
+        """
+        names = self.config.tasks
+        if task is None and len(names) == 1:
+            task = names[0]
+        if task not in names:
+            raise ValueError(f"task: expected one of {', '.join(names)}, got {task!r}")
+        return self.memory.task(names.index(task))
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Codes `(B, K)` float32 of `(B, 3, H, W)` uint8 frames."""
+        return torch.cat([self.eyes.encode(part) for part in frames.split(256)])
+
+    @torch.no_grad()
+    def begin(
+        self, task_ids: np.ndarray, code: Tensor, state: Tensor, command: Tensor
+    ) -> MemoryState:
+        """Begins episodes.
 
         Args:
-            anchor: `(B, 3, H, W)` uint8, the frame that the rollout began from.
-            frames: `(B, T, 3, H, W)` uint8, oldest first.
-            actions: `(B, T, A)` float32 in [-1, 1]; the last leads to the frame predicted.
-            noise: `(B, 3, H, W)` float32, standard normal.
-            num_inference_steps: Denoising steps; None takes the model's own number.
+            task_ids: `(B,)`, indices into the tasks.
+            code: `(B, K)`, the first frames' codes.
+            state: `(B, S)`, the robot's states.
+            command: `(B, C)`, its commands.
         """
-        steps = num_inference_steps or self.config.num_inference_steps
-        return sample_next_frame(
-            self.denoiser, self.scheduler, anchor, frames, actions, noise, steps
+        return _task_by_task(
+            task_ids, lambda task, rows: task.begin(code[rows], state[rows], command[rows]), self
         )
 
     @torch.no_grad()
-    def success_probability(self, frames: Tensor) -> Tensor:
-        """How likely each of `(B, 3, H, W)` uint8 frames shows the task solved: `(B,)` float32."""
-        with _autocast(frames.device):
-            return self.reward_head.success_probability(frames)
+    def advance(self, task_ids: np.ndarray, memory: MemoryState, actions: Tensor) -> MemoryState:
+        """The memory after one action of every row; a pure function of its arguments.
+
+        Args:
+            task_ids: `(B,)`, indices into the tasks.
+            memory: Of B rows.
+            actions: `(B, A)` float32 in [-1, 1].
+        """
+        return _task_by_task(
+            task_ids,
+            lambda task, rows: task.step(
+                MemoryState(*(part[rows] for part in memory)), actions[rows]
+            ),
+            self,
+        )
+
+    @torch.no_grad()
+    def draw(
+        self,
+        anchor: Tensor,
+        first_code: Tensor,
+        code: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        num_inference_steps: int | None = None,
+    ) -> Tensor:
+        """Draws frames out of the memory; a pure function of its arguments.
+
+        Args:
+            anchor: `(B, 3, H, W)` uint8, the episodes' first frames.
+            first_code: `(B, K)`, their codes.
+            code: `(B, K)`, codes of the frames to draw.
+            state: `(B, S)`, the robot's states in them.
+            noise: `(B, 3, H, W)` float32, standard normal.
+            num_inference_steps: Denoising steps; None takes the model's own number.
+
+        Returns:
+            `(B, 3, H, W)` uint8.
+        """
+        first = to_float(anchor)
+        scheduler = self.scheduler
+        scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps)
+        sample = noise * self.scheduler_config.sigma_max
+        with autocast(anchor.device):
+            condition = self.denoiser.condition(first, first_code, code, state)
+            for timestep in scheduler.timesteps:
+                scaled = scheduler.scale_model_input(sample, timestep)
+                output = self.denoiser(scaled, timestep, condition)
+                sample = scheduler.step(output.float(), timestep, sample).prev_sample
+        return to_uint8(first + sample * self.denoiser.config.residual_scale)
 
     def save_pretrained(self, folder: str | os.PathLike[str], card: str | None = None) -> None:
         """Writes the world model's folder, replacing one that is there whole or not at all.
@@ -156,12 +217,14 @@ class WorldModel(nn.Module):
             WorldModelError: It cannot be written; what was there before is untouched.
         """
         parts = {name.split("/")[0] for name in ALL_FILES}
-        with replaced_folder(Path(folder), {*parts, ".gitattributes", ".cache"}) as fresh:
-            for name in ("denoiser", "reward_head", "scheduler", "initial_frames"):
+        # "reward_head" is a part of folders of format 1.
+        allowed = {*parts, "reward_head", ".gitattributes", ".cache"}
+        with replaced_folder(Path(folder), allowed) as fresh:
+            for name in NETWORKS:
                 (fresh / name).mkdir()
-            write_component(self.denoiser, fresh / "denoiser", exact=True)
-            write_component(self.reward_head, fresh / "reward_head", exact=True)
-            levels = dataclasses.asdict(self.scheduler)
+                write_component(getattr(self, name), fresh / name)
+            (fresh / "scheduler").mkdir()
+            levels = dataclasses.asdict(self.scheduler_config)
             write_json(fresh / SCHEDULER_FILE, {"_class_name": "EDMEulerScheduler", **levels})
             self.initial_frames.to("cpu").save(fresh)
             if card is not None:
@@ -176,9 +239,7 @@ class WorldModel(nn.Module):
         starts = int(self.initial_frames.is_start.sum())
         return ModelIndex(
             **dataclasses.asdict(self.config),
-            frame_size=self.frame_size,
-            context_length=self.context_length,
-            action_size=self.action_size,
+            **{name: getattr(self, name) for name in _SIZES},
             initial_frames=(starts, len(self.initial_frames) - starts),
             files={
                 name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -212,26 +273,28 @@ class WorldModel(nn.Module):
         index = read_index(files)
         path = folder / SCHEDULER_FILE
         record = files.read_json(SCHEDULER_FILE)
-        scheduler = make_config(EulerScheduler, record, path, "EDMEulerScheduler")
+        scheduler = make_config(SchedulerConfig, record, path, "EDMEulerScheduler")
+        eyes = load_component(files, "eyes", Eyes, EyesConfig)
+        memory = load_component(files, "memory", Memory, MemoryConfig)
         denoiser = load_component(files, "denoiser", Denoiser, DenoiserConfig)
-        for name in ("frame_size", "context_length", "action_size"):
-            found, stated = getattr(denoiser.config, name), getattr(index, name)
-            if found != stated:
+        found = {**eyes.config, **memory.config}
+        for name in _SIZES:
+            if found[name] != getattr(index, name):
                 raise WorldModelError(
-                    f"{folder / INDEX_FILE}: {name}: the denoiser has {found}, the index {stated}"
+                    f"{folder / INDEX_FILE}: {name}: the networks have {found[name]}, the index "
+                    f"{getattr(index, name)}"
                 )
-        reward_head = load_component(files, "reward_head", RewardHead, RewardHeadConfig)
         initial_frames = InitialFrames.load(
             files,
             index.tasks,
             (index.initial_frames[0], index.initial_frames[1]),
-            index.context_length,
-            index.action_size,
             index.frame_size,
+            index.state_size,
+            index.command_size,
         )
         files.check_digests(index.files, PART_FILES, INDEX_FILE)
         try:
-            return cls(denoiser, scheduler, reward_head, initial_frames, index.config)
+            return cls(eyes, memory, denoiser, scheduler, initial_frames, index.config)
         except WorldModelError as error:
             raise WorldModelError(f"{folder}: {error}") from None
 
@@ -264,40 +327,31 @@ class WorldModel(nn.Module):
             return upload(folder, names, repo_id, revision=revision, private=private)
 
 
-@torch.no_grad()
-def sample_next_frame(
-    denoiser: Denoiser,
-    scheduler: EulerScheduler,
-    anchor: Tensor,
-    frames: Tensor,
-    actions: Tensor,
-    noise: Tensor,
-    num_inference_steps: int,
-) -> Prediction:
-    """Samples the frame after a context, quantised to 8 bits as it will be fed back.
-
-    Shapes are those of `WorldModel.predict`.
-    """
-    context, memory = to_float(frames), to_float(anchor)
-    last = context[:, -1]
-
-    uncertainty = None
-
-    def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal uncertainty
-        denoised = denoiser(noisy, sigma, memory, context, actions)
-        if uncertainty is None:  # of the first step, which decides what happens
-            expected = denoiser.expected_error(denoised.log_error, sigma)
-            uncertainty = expected.flatten(1).amax(dim=1).clamp(max=255)
-        return denoised.residual
-
-    with _autocast(frames.device):
-        residual = scheduler.sample(denoise, noise, num_inference_steps)
-    assert uncertainty is not None  # at least one step was taken
-    return Prediction(to_uint8(denoiser.to_frame(residual, last)), uncertainty)
+_SIZES = ("frame_size", "code_size", "action_size", "state_size", "command_size")
 
 
-def _autocast(device: torch.device) -> torch.autocast:
+def _task_by_task(
+    task_ids: np.ndarray,
+    function: Callable[[TaskMemory, Tensor | slice], MemoryState],
+    world_model: WorldModel,
+) -> MemoryState:
+    """What `function(memory, rows)` gives for the rows of each task, put together."""
+    present = np.unique(task_ids)
+    memory = world_model.memory
+    if len(present) == 1:
+        return function(memory.task(int(present[0])), slice(None))
+    whole: list[Tensor] = []
+    for task_id in present:
+        rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(world_model.device)
+        parts = function(memory.task(int(task_id)), rows)
+        if not whole:
+            whole = [part.new_empty((len(task_ids), *part.shape[1:])) for part in parts]
+        for all_rows, part in zip(whole, parts, strict=True):
+            all_rows[rows] = part
+    return MemoryState(*whole)
+
+
+def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the hardware multiplies it faster than float32."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()

@@ -1,0 +1,146 @@
+"""The one training loop: warm-up and cosine, checkpoints, a stop between two steps, losses.
+
+Knows optimisers and files; knows nothing of what is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training.averaging import update_ema
+from training.checkpoints import Checkpoints, LossGuard, StopRequest
+
+Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
+"""(model, step, generator) -> the scalar loss of one step; it draws from the generator alone."""
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to zero at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    out: Path,
+    *,
+    steps: int,
+    peak_learning_rate: float,
+    fingerprint: dict[str, Any],
+    warmup: int = 50,
+    weight_decay: float = 1e-2,
+    ema: float | None = None,
+    seed: int = 0,
+    checkpoint_every: int = 500,
+    name: str = "train",
+) -> nn.Module:
+    """Trains a model to the end, or to the first SIGTERM or Ctrl-C; goes on where it was stopped.
+
+    A step is a function of the weights, `seed` and its number: a run that was killed and resumed
+    ends with the same weights, bit for bit.
+
+    Args:
+        model: Trained in place, on the device that it is on.
+        loss: Gives the loss of a step.
+        out: Folder of `checkpoints/` and `losses.csv`.
+        steps: Optimiser steps.
+        peak_learning_rate: AdamW's, after the warm-up.
+        fingerprint: What the run is made of; checkpoints of another are refused.
+        warmup: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        ema: Decay of an average of the weights, which is then returned; None averages nothing.
+        seed: Seed of all draws.
+        checkpoint_every: Steps between checkpoints.
+        name: Of the progress bar.
+
+    Returns:
+        The trained model, or its averaged copy, in evaluation mode.
+
+    Raises:
+        RunError: The folder belongs to another run, or the loss is not finite several steps in a
+            row.
+        SystemExit: The run was stopped by a signal, after a checkpoint.
+    """
+    average = copy.deepcopy(model).requires_grad_(False) if ema else None
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak_learning_rate, weight_decay=weight_decay
+    )
+    checkpoints = Checkpoints(out / "checkpoints", fingerprint)
+    step = 0
+    state = checkpoints.load_newest()
+    if state:
+        step = state["step"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["ema"])
+        print(f"resuming at step {step} of {steps}")
+    log = _Log(out / "losses.csv", step)
+    guard = LossGuard(seed)
+    bar = tqdm(total=steps, initial=step, unit="step", desc=name, mininterval=2.0)
+    model.train()
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    with StopRequest() as stop, torch.random.fork_rng(devices=devices):
+        while step < steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, peak_learning_rate, warmup)
+            torch.manual_seed(seed * 100_003 + step)  # dropout draws from the global generator
+            generator = torch.Generator().manual_seed(seed * 100_003 + step)
+            value = loss(model, step, generator)
+            optimizer.zero_grad()
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            number = float(value.detach()) if bool(norm.isfinite()) else math.nan
+            if guard.accepts(step, number):
+                optimizer.step()
+                if average is not None:
+                    update_ema(average, model, ema or 0.0, step)
+            step += 1
+            log.write(step, number)
+            bar.update()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{number:.4f}")
+            due = step % checkpoint_every == 0 or step == steps or stop.signal
+            if due and not guard.bad:
+                checkpoints.save(
+                    step,
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        **({} if average is None else {"ema": average.state_dict()}),
+                    },
+                )
+            if stop.signal and not guard.bad:
+                print(f"stopped at step {step}; the same command goes on from there")
+                raise SystemExit(128 + stop.signal)
+    bar.close()
+    return (model if average is None else average).eval()
+
+
+class _Log:
+    """`losses.csv`, cut back to the resumed step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = path.read_text().splitlines()[1 : step + 1] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("\n".join(["step,loss", *kept]) + "\n")
+        os.replace(partial, path)
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - lives as long as the run
+        self._csv = csv.writer(self._file)
+
+    def write(self, step: int, loss: float) -> None:
+        """Appends one step."""
+        self._csv.writerow([step, repr(loss)])
+        self._file.flush()  # a kill must not lose the rows before a checkpoint

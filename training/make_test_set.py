@@ -1,0 +1,147 @@
+"""Makes the episodes that a world model is measured on: policies that it never saw.
+
+    python -m training.make_test_set --tasks lever-pull hammer
+
+A task gets four policies: two clones of their own draws, and both improved by PPO in the real env.
+Each plays from test starts, past success; experts that are disturbed all along are the near-misses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from training import command
+from training.assemble_world_model import assemble, start_contexts
+from training.episodes import load_episodes
+from training.features_policy import (
+    clone,
+    features_of,
+    load_policy,
+    make_policy,
+    mean_actions,
+    save_policy,
+)
+from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.refine_policy import real_env, refine
+from training.rollouts import make_real_env, perturbed, play, replay
+from training.sequences import make_sequences
+from training.settings import require_at_least
+from training.train_memory import make_memory
+from world4rl_gym.components import load_component
+from world4rl_gym.eyes import Eyes, EyesConfig
+
+REAL_STEPS = {"clone-5": 24_000, "clone-50": 16_000}
+"""Steps of PPO in the real env that improve each clone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.make_test_set`.
+
+    Attributes:
+        tasks: Tasks.
+        split: The split whose starts are played.
+        eyes: Folder that holds `eyes`.
+        episodes: Folder of episodes.
+        policies: Folder of the policies; made where they are missing.
+        count: Episodes of each policy.
+        drawn: How many of them are drawn whole.
+        seed: Seed of clones and of PPO; none that a training of the world model uses.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    split: str = "test"
+    eyes: Path = Path("runs/eyes")
+    episodes: Path = Path("data/episodes")
+    policies: Path = Path("runs/unseen")
+    count: int = 50
+    drawn: int = 10
+    seed: int = 77
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            check_task(task)
+        require_at_least(self, 1, "count")
+
+
+def make_task(args: Args, task: str) -> None:
+    """Makes one task's policies and episodes, what is missing of them."""
+    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+    experts = load_episodes(args.episodes, "train", [task], ["expert"])
+    known = experts + load_episodes(args.episodes, "train", [task], ["random"])
+    sequences = make_sequences(experts, eyes)
+    memory = make_memory(make_sequences(known, eyes), 1, 8, 0)  # for its units alone
+    world_model = assemble(eyes, {task: memory}, start_contexts(args.episodes, [task], "train", 8))
+    folder = args.policies / task
+    rng = np.random.default_rng(args.seed)
+    clones = {"clone-5": rng.choice(len(experts), 5, replace=False), "clone-50": np.arange(50)}
+    for index, (name, rows) in enumerate(clones.items()):
+        if not (folder / name).exists():
+            seen, done = features_of(memory, sequences.rows(torch.from_numpy(rows)), 50)
+            policy = make_policy(seen.shape[1], done.shape[1], args.seed + index)
+            clone(policy, seen, done, seed=args.seed + index)
+            save_policy(policy, folder / name)
+        better = folder / f"real-ppo-{name}"
+        if not better.exists():
+            rows_of_real = real_env(world_model, task, args.seed + index)
+            refined = refine(
+                load_policy(folder / name),
+                rows_of_real,
+                REAL_STEPS[name],
+                args.seed + index,
+                better.name,
+            )
+            save_policy(refined.policy, better)
+    env = make_real_env(task)
+    place = args.episodes / task / args.split
+    names = [*clones, *(f"real-ppo-{name}" for name in clones)]
+    for index, name in enumerate(names):
+        act = mean_actions(load_policy(folder / name))
+        seeds = split_seeds(args.split, args.count, 10_000 + 1000 * index)
+        for number, seed in enumerate(tqdm(seeds, desc=f"{task} {name}", mininterval=5)):
+            path = place / f"policy-{seed:07d}.npz"
+            if not path.exists():
+                env.drawn = "all" if number < args.drawn else "first"
+                play(env, seed, name, act, world_model).save(path)
+    env.drawn = "first"
+    for number, seed in enumerate(split_seeds(args.split, args.count, 20_000)):
+        path = place / f"replay-{seed:07d}.npz"
+        if not path.exists():
+            expert = _expert_actions(env, seed)
+            noise = np.random.default_rng([number, args.seed])
+            shaken = perturbed(perturbed(expert, noise), noise)
+            replay(env, seed, "replay", shaken, "near-miss").save(path)
+
+
+def _expert_actions(env: RealEnv, seed: int) -> np.ndarray:
+    env.reset(seed=seed)
+    actions = []
+    for _ in range(env.max_episode_steps):
+        actions.append(env.expert_action())
+        env.step(actions[-1])
+    return np.stack(actions)
+
+
+def run(args: Args) -> None:
+    """Makes the test set of all tasks."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    require_real_env()
+    for task in args.tasks:
+        make_task(args, task)
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

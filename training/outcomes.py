@@ -1,0 +1,179 @@
+"""What a world model says of real episodes: their outcomes, frame by frame and on the whole.
+
+An episode is imagined from its first frame, state and command, by its own actions; an outcome is
+success at any decision, real and imagined alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.episodes import Episode
+from training.metrics import auroc, paired_difference, psnr, rate, ssim
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.pixels import channels_last
+from world4rl_gym.world_model import WorldModel
+
+FRAMES = (1, 5, 15, 30, 50)
+"""Frames at which figures against the horizon are taken."""
+PATCH = 16
+"""Side, in pixels, of the patch about the object."""
+_ROWS = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Imagined:
+    """A real episode of T decisions and what was imagined of it.
+
+    Attributes:
+        episode: The real one.
+        probability: `(T,)`, of success after each decision.
+        uncertainty: `(T,)`, the largest so far.
+        state: `(T, S)`, the robot's states.
+        frames: `(T + 1, H, W, 3)` uint8; None where they were not drawn.
+    """
+
+    episode: Episode
+    probability: np.ndarray
+    uncertainty: np.ndarray
+    state: np.ndarray
+    frames: np.ndarray | None
+
+    @property
+    def score(self) -> float:
+        """The highest probability of success at any decision."""
+        return float(self.probability.max())
+
+
+def contexts_of(episodes: Sequence[Episode], tasks: Sequence[str]) -> InitialFrames:
+    """The episodes' beginnings, one context each."""
+
+    def first(name: str) -> torch.Tensor:
+        values = [getattr(episode, name) for episode in episodes]
+        rows = [np.zeros(0, np.float32) if value is None else value[0] for value in values]
+        return torch.from_numpy(np.stack(rows))
+
+    frames = torch.from_numpy(np.stack([episode.frames[0] for episode in episodes]))
+    return InitialFrames(
+        frames.permute(0, 3, 1, 2).contiguous(),
+        first("state"),
+        first("command"),
+        torch.tensor([tasks.index(episode.task) for episode in episodes]),
+        torch.ones(len(episodes), dtype=torch.bool),
+        tuple(tasks),
+    )
+
+
+def imagine(
+    world_model: WorldModel, episodes: Sequence[Episode], draw: bool = False
+) -> list[Imagined]:
+    """Imagines every episode again, in their order."""
+    lengths = sorted({len(episode) for episode in episodes})
+    done: dict[int, Imagined] = {}
+    for length in lengths:
+        rows = [i for i, episode in enumerate(episodes) if len(episode) == length]
+        for begin in range(0, len(rows), _ROWS):
+            part = rows[begin : begin + _ROWS]
+            own = [episodes[i] for i in part]
+            done.update(zip(part, _imagine(world_model, own, draw), strict=True))
+    return [done[i] for i in range(len(episodes))]
+
+
+def _imagine(world_model: WorldModel, episodes: list[Episode], draw: bool) -> list[Imagined]:
+    contexts = contexts_of(episodes, world_model.config.tasks)
+    imagination = Imagination(len(episodes), world_model, initial_frames=contexts)
+    imagination.rngs = [np.random.default_rng(episode.seed) for episode in episodes]
+    told = imagination.rollout(
+        np.stack([episode.actions for episode in episodes]), np.arange(len(episodes)), draw
+    )
+    drawn = None if told.frames is None else channels_last(told.frames).cpu().numpy()
+    return [
+        Imagined(
+            episode,
+            told.success_probability[i].cpu().numpy(),
+            told.uncertainty[i].cpu().numpy(),
+            told.state[i].cpu().numpy(),
+            None if drawn is None else np.concatenate([episode.frames[:1], drawn[i]]),
+        )
+        for i, episode in enumerate(episodes)
+    ]
+
+
+def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str, Any]:
+    """M2: AUROC, agreement and bias, and M6: how well doubt foretells what is wrong.
+
+    Args:
+        imagined: Episodes of one kind.
+        threshold: Probability that counts as success.
+    """
+    score = np.array([one.score for one in imagined])
+    truth = np.array([one.episode.solved for one in imagined])
+    said = score >= threshold
+    wrong = said != truth
+    uncertainty = np.array([one.uncertainty.max() for one in imagined])
+    bias = paired_difference(said, truth)
+    return {
+        "episodes": len(imagined),
+        "real": dataclasses.asdict(rate(truth)),
+        "imagined": dataclasses.asdict(rate(said)),
+        "imagined_minus_real": dataclasses.asdict(bias),
+        "agreement": dataclasses.asdict(rate(~wrong)),
+        "auroc": round(auroc(score, truth), 4),
+        "wrong_foretold_by_uncertainty": round(auroc(uncertainty, wrong), 4),
+        "wrong_foretold_by_doubt": round(auroc(-np.abs(score - threshold), wrong), 4),
+    }
+
+
+def frame_figures(imagined: Sequence[Imagined]) -> dict[str, Any]:
+    """Mean PSNR (dB) and SSIM at `FRAMES`, of imagination and of the frozen first frame."""
+    figures: dict[str, Any] = {"episodes": len(imagined)}
+    for name, measure in (("psnr", psnr), ("ssim", ssim)):
+        model, frozen = {}, {}
+        for t in FRAMES:
+            shown = [one for one in imagined if one.frames is not None and t < len(one.frames)]
+            if not shown:
+                continue
+            real = np.stack([one.episode.frames[t] for one in shown])
+            first = np.stack([one.episode.frames[0] for one in shown])
+            drawn = np.stack([one.frames[t] for one in shown if one.frames is not None])
+            model[str(t)] = round(float(measure(real, drawn).mean()), 4)
+            frozen[str(t)] = round(float(measure(real, first).mean()), 4)
+        figures[name], figures[f"{name}_of_first_frame"] = model, frozen
+    return figures
+
+
+def contact_psnr(imagined: Sequence[Imagined], centres: Sequence[np.ndarray]) -> dict[str, float]:
+    """PSNR of the patch about the object, over the frames in which it moves.
+
+    Args:
+        imagined: Drawn episodes.
+        centres: Of each, `(T + 1, 2)`, the object's column and row in pixels.
+
+    Returns:
+        `frames`, and in dB `psnr` and that of the first frame, `psnr_of_first_frame`.
+    """
+    real, drawn, first = [], [], []
+    for one, places in zip(imagined, centres, strict=True):
+        assert one.frames is not None
+        size = one.frames.shape[1]
+        moved = np.linalg.norm(np.diff(places, axis=0), axis=1) > 0.1
+        for t in np.flatnonzero(moved) + 1:
+            corner = np.clip(np.round(places[t]).astype(int) - PATCH // 2, 0, size - PATCH)
+            window = np.s_[corner[1] : corner[1] + PATCH, corner[0] : corner[0] + PATCH]
+            real.append(one.episode.frames[t][window])
+            drawn.append(one.frames[t][window])
+            first.append(one.episode.frames[0][window])
+    if not real:
+        return {"frames": 0.0, "psnr": float("nan"), "psnr_of_first_frame": float("nan")}
+    truth = np.stack(real)
+    return {
+        "frames": float(len(real)),
+        "psnr": round(float(psnr(truth, np.stack(drawn)).mean()), 4),
+        "psnr_of_first_frame": round(float(psnr(truth, np.stack(first)).mean()), 4),
+    }

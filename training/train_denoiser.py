@@ -1,0 +1,226 @@
+"""Trains the denoiser to draw frames out of codes and robot states.
+
+    python -m training.train_denoiser --tasks hammer soccer --eyes runs/eyes --out runs/denoiser
+
+Frames of drawn episodes are noised and denoised, given their own code, robot state and the
+episode's first frame; no memory is needed, so this trains beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from training import command
+from training.episodes import load_episodes
+from training.locks import locked
+from training.loop import fit
+from training.sequences import codes_of
+from training.settings import keep_settings, require_above, require_at_least
+from world4rl_gym.components import load_component, save_component
+from world4rl_gym.denoiser import Denoiser
+from world4rl_gym.eyes import Eyes, EyesConfig
+from world4rl_gym.pixels import channels_first, to_float
+from world4rl_gym.scheduler import SchedulerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.train_denoiser`.
+
+    Attributes:
+        tasks: Tasks to learn from.
+        episodes: Folder of episodes.
+        eyes: Folder that holds `eyes`.
+        out: Folder of the run; the denoiser appears in its `denoiser`.
+        steps: Optimiser steps.
+        batch_size: Frames a step.
+        learning_rate: AdamW's, after the warm-up.
+        width: Channels.
+        condition_blocks: Residual blocks computed once a frame.
+        denoise_blocks: Residual blocks of a denoising step.
+        code_noise: Deviation added to the codes, for the memory's are not exact.
+        log_sigma_mean: Mean of the logarithm of the noise level.
+        log_sigma_deviation: Its deviation.
+        ema: Decay of the average of the weights.
+        seed: Seed of weights and batches.
+        device: Where to train.
+    """
+
+    tasks: tuple[str, ...]
+    episodes: Path = Path("data/episodes")
+    eyes: Path = Path("runs/eyes")
+    out: Path = Path("runs/denoiser")
+    steps: int = 8000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    width: int = 64
+    condition_blocks: int = 2
+    denoise_blocks: int = 1
+    code_noise: float = 0.02
+    log_sigma_mean: float = 0.0
+    log_sigma_deviation: float = 1.6
+    ema: float = 0.999
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "steps", "batch_size", "width")
+        require_at_least(self, 0, "code_noise")
+        require_above(self, 0, "learning_rate", "log_sigma_deviation")
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnFrames:
+    """Frames of N episodes, one after another.
+
+    Attributes:
+        pixels: `(F, 3, H, W)` uint8.
+        code: `(F, K)` float32.
+        state: `(F, S)` float32.
+        first: `(F,)` int64, the index of the episode's first frame.
+    """
+
+    pixels: Tensor
+    code: Tensor
+    state: Tensor
+    first: Tensor
+
+
+def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Eyes) -> DrawnFrames:
+    """The frames of all drawn training episodes, with their codes and robot states.
+
+    Raises:
+        EpisodeError: There are none, or a file is broken.
+    """
+    frames, states, first, count = [], [], [], 0
+    for task in tasks:
+        for episode in load_episodes(episodes, "train", [task]):
+            if episode.is_drawn:
+                frames.append(episode.frames)
+                empty = np.zeros((len(episode.frames), 0), np.float32)
+                states.append(empty if episode.state is None else episode.state)
+                first.append(np.full(len(episode.frames), count))
+                count += len(episode.frames)
+    pixels = np.concatenate(frames)
+    return DrawnFrames(
+        channels_first(torch.from_numpy(pixels)),
+        codes_of(eyes, pixels),
+        torch.from_numpy(np.concatenate(states)),
+        torch.from_numpy(np.concatenate(first)),
+    )
+
+
+def residual_scale(data: DrawnFrames, sigma_data: float) -> float:
+    """Deviation of frames' differences from the first, over `sigma_data`."""
+    rows = torch.arange(0, len(data.pixels), max(1, len(data.pixels) // 2000))
+    difference = to_float(data.pixels[rows]) - to_float(data.pixels[data.first[rows]])
+    return round(float(difference.std()) / sigma_data, 6)
+
+
+def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
+    """Trains a denoiser on drawn frames; goes on where it was stopped.
+
+    The loss is EDM's (Karras et al., arXiv 2206.00364), weighted so that the network's output error
+    counts alike at every noise level.
+    """
+    config = SchedulerConfig()
+    scheduler = config.make()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        denoiser = Denoiser(
+            frame_size=data.pixels.shape[-1],
+            code_size=data.code.shape[1],
+            state_size=data.state.shape[1],
+            width=args.width,
+            condition_blocks=args.condition_blocks,
+            denoise_blocks=args.denoise_blocks,
+            residual_scale=residual_scale(data, config.sigma_data),
+        )
+    denoiser.state_mean.copy_(data.state.mean(dim=0))
+    denoiser.state_std.copy_(data.state.std(dim=0).clamp(min=1e-4))
+    data = DrawnFrames(
+        *(getattr(data, field.name).to(args.device) for field in dataclasses.fields(data))
+    )
+    denoiser.to(args.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scale = float(denoiser.config.residual_scale)
+
+    def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, Denoiser)
+        # The draws are made where they are used: a GPU would wait for the CPU's.
+        draws = torch.Generator(args.device).manual_seed(generator.initial_seed())
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(args.batch_size, *shape, generator=draws, device=args.device)
+
+        rows = torch.randint(
+            len(data.pixels), (args.batch_size,), generator=draws, device=args.device
+        )
+        pixels, first = data.pixels[rows], data.first[rows]
+        anchors, code, first_code = data.pixels[first], data.code[rows], data.code[first]
+        noise, blur = normal(*pixels.shape[1:]), normal(code.shape[1])
+        anchor = to_float(anchors)
+        residual = (to_float(pixels) - anchor) / scale
+        sigma = (normal() * args.log_sigma_deviation + args.log_sigma_mean).exp()
+        sigma = sigma.clamp(config.sigma_min / 2, config.sigma_max)
+        column = sigma.view(-1, 1, 1, 1)
+        noisy = residual + column * noise
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=args.device != "cpu"):
+            blurred = code + args.code_noise * blur
+            condition = model.condition(anchor, first_code, blurred, data.state[rows])
+            output = model(
+                scheduler.precondition_inputs(noisy, column),
+                scheduler.precondition_noise(sigma),
+                condition,
+            )
+        denoised = scheduler.precondition_outputs(noisy, output.float(), column)
+        data_variance = config.sigma_data**2
+        weight = (column**2 + data_variance) / (column**2 * data_variance)
+        return (weight * (denoised - residual).square()).mean()
+
+    trained = fit(
+        denoiser,
+        loss,
+        args.out,
+        steps=args.steps,
+        peak_learning_rate=args.learning_rate,
+        fingerprint={"frames": len(data.pixels), "seed": args.seed, "steps": args.steps},
+        ema=args.ema,
+        seed=args.seed,
+        name="denoiser",
+    )
+    assert isinstance(trained, Denoiser)
+    return trained.to("cpu")
+
+
+def run(args: Args) -> Path:
+    """Loads the frames, trains, and saves the denoiser.
+
+    Returns:
+        The folder that holds `denoiser`.
+
+    Raises:
+        EpisodeError: Episodes are missing or broken.
+        SettingsError, RunError: The folder belongs to another run.
+    """
+    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+    data = load_drawn_frames(args.episodes, args.tasks, eyes)
+    with locked(args.out):
+        keep_settings(args, args.out, ("device", "episodes", "eyes"))
+        save_component(train_denoiser(args, data), args.out / "denoiser")
+    return args.out
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,344 @@
+"""Builds the memory of one task from nothing but experts, start frames and the eyes.
+
+    python -m training.train_task_memory --task lever-pull
+
+Clones the experts, plays the clones, perturbs what was done and does it again, trains the memory on
+all of that; then, in rounds, refines the clones inside it, does their plans in reality, and trains
+on. Every step is stored, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from training import command
+from training.assemble_world_model import (
+    assemble,
+    load_task_memory,
+    save_task_memory,
+    start_contexts,
+)
+from training.episodes import Episode, load_episode
+from training.features_policy import (
+    clone,
+    disturbed,
+    features_of,
+    load_policy,
+    make_policy,
+    make_ppo,
+    mean_actions,
+    plan,
+    save_policy,
+)
+from training.locks import locked
+from training.metrics import auroc
+from training.real_env import RealEnv, check_task, require_real_env, split_seeds
+from training.records import save_record
+from training.rollouts import make_real_env, outcomes, perturbed, play, real_starts, replay
+from training.sequences import Sequences, make_sequences
+from training.settings import keep_settings, require_at_least
+from training.train_memory import MemoryRun, make_memory, train_memory, unroll
+from world4rl_gym.components import load_component
+from world4rl_gym.eyes import Eyes, EyesConfig
+from world4rl_gym.features import feature_size
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.memory import TaskMemory
+from world4rl_gym.sb3 import ImaginedVecEnv
+from world4rl_gym.world_model import WorldModel
+
+NOISE = 0.15
+"""Deviation of the noise added to half of the clones' rollouts and plans."""
+PERSISTENCE = 0.8
+SOURCES = ("expert", "policy", "plan")
+"""Whose actions are perturbed and done again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.train_task_memory`.
+
+    Attributes:
+        task: The task.
+        eyes: Folder that holds `eyes`.
+        episodes: Folder of episodes.
+        out: Folder of the run; "{task}" stands for the task's name.
+        demonstrations: How many experts each clone imitates.
+        rollouts: Episodes of each clone.
+        replays: Perturbed replays.
+        rounds: Rounds of refining, planning, doing and training on.
+        plans: Plans a round.
+        steps: Optimiser steps of the first training.
+        round_steps: Those of each later one.
+        ppo_steps: Steps of PPO in each round.
+        members: Members of the memory.
+        width: Its units.
+        seed: Seed of everything.
+    """
+
+    task: str
+    eyes: Path = Path("runs/eyes")
+    episodes: Path = Path("data/episodes")
+    out: Path = Path("runs/memory/{task}")
+    demonstrations: tuple[int, ...] = (5, 10, 50)
+    rollouts: int = 50
+    replays: int = 2000
+    rounds: int = 2
+    plans: int = 400
+    steps: int = 1000
+    round_steps: int = 1200
+    ppo_steps: int = 48_000
+    members: int = 2
+    width: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        require_at_least(self, 0, "rollouts", "replays", "rounds", "plans")
+        require_at_least(self, 1, "steps", "round_steps", "ppo_steps", "members", "width")
+
+
+class Builder:
+    """Carries one task from its experts to its memory.
+
+    Args:
+        args: The command line.
+        env: The real env, drawn as needed.
+    """
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        self.out = Path(str(args.out).replace("{task}", args.task))
+        self.eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+        self.folder = args.episodes / args.task / "train"
+        self.starts = start_contexts(args.episodes, [args.task], "train", 600)
+        self.began = time.monotonic()
+        self.log: list[dict[str, object]] = []
+        self._env: RealEnv | None = None
+
+    def env(self, draw_all: bool = False) -> RealEnv:
+        """The one real env of this process, drawing all frames or the first alone."""
+        if self._env is None:
+            self._env = make_real_env(self.args.task)
+        self._env.drawn = "all" if draw_all else "first"
+        return self._env
+
+    def close(self) -> None:
+        """Frees the real env's renderer."""
+        if self._env is not None:
+            self._env.close()
+
+    def episodes(self, behaviour: str) -> list[Episode]:
+        """The training episodes of a behaviour, in the order of their names."""
+        return [load_episode(p) for p in sorted(self.folder.glob(f"{behaviour}-*.npz"))]
+
+    def clones(self) -> list[Path]:
+        """Folders of the clones, made where they are missing."""
+        args = self.args
+        experts = make_sequences(self.episodes("expert")[: max(args.demonstrations)], self.eyes)
+        memory = make_memory(experts, args.members, args.width, args.seed)
+        folders = []
+        for count in args.demonstrations:
+            folder = self.out / f"clone-{count}"
+            folders.append(folder)
+            if folder.exists():
+                continue
+            seen, done = features_of(memory, experts.rows(torch.arange(count)), 50)
+            policy = make_policy(seen.shape[1], done.shape[1], args.seed + count)
+            clone(policy, seen, done, seed=args.seed + count)
+            save_policy(policy, folder)
+        return folders
+
+    def draft(self, memory: TaskMemory) -> WorldModel:
+        """A world model that draws nothing worth seeing, to act in."""
+        return assemble(self.eyes, {self.args.task: memory}, self.starts)
+
+    def collect_rollouts(self) -> None:
+        """Plays the clones, half of the episodes with noise; every frame is drawn."""
+        args = self.args
+        world_model = self.draft(self.fresh_memory())
+        jobs = []
+        for index, folder in enumerate(self.clones()):
+            first = 30_000 + 1000 * index
+            for number, seed in enumerate(split_seeds("train", args.rollouts, first)):
+                path = self.folder / f"policy-{seed:07d}.npz"
+                if not path.exists():
+                    jobs.append((folder, seed, NOISE * (number % 2), path))
+        for folder, seed, noise, path in tqdm(jobs, desc=f"{args.task} rollouts", mininterval=5):
+            act = disturbed(mean_actions(load_policy(folder)), noise, PERSISTENCE, seed)
+            play(self.env(draw_all=True), seed, folder.name, act, world_model).save(path)
+
+    def collect_replays(self) -> None:
+        """Perturbs recorded actions and does them again from their own starts."""
+        sources = [e for name in SOURCES[:2] for e in self.episodes(name)]
+        for index in tqdm(
+            range(self.args.replays), desc=f"{self.args.task} replays", mininterval=5
+        ):
+            path = self.folder / f"replay-{index:07d}.npz"
+            if path.exists():
+                continue
+            rng = np.random.default_rng([index, self.args.seed, 2])
+            source = sources[rng.integers(len(sources))]
+            actions = perturbed(source.actions, rng)
+            replay(self.env(), source.seed, "replay", actions).save(path)
+
+    def fresh_memory(self) -> TaskMemory:
+        """An untrained memory with the units of the experts and random episodes."""
+        known = self.episodes("expert") + self.episodes("random")
+        return make_memory(
+            make_sequences(known, self.eyes), self.args.members, self.args.width, self.args.seed
+        )
+
+    def train(self) -> TaskMemory:
+        """The whole of it; returns the finished memory."""
+        args = self.args
+        self.collect_rollouts()
+        self.collect_replays()
+        played = [e for name in ("expert", "random", "policy") for e in self.episodes(name)]
+        base = [(make_sequences(played, self.eyes), 0.4)]
+        base.append((make_sequences(self.episodes("replay"), self.eyes), 0.6))
+        memory = self.fresh_memory()
+        run = MemoryRun(steps=args.steps, seed=args.seed)
+        memory = self.trained(memory, base, run, "memory-0")
+        for number in range(args.rounds):
+            plans = self.plans_of_round(number, memory)
+            fresh = make_sequences(plans, self.eyes)
+            self.note(
+                round=number, fresh_plans=judged(memory, fresh), real=float(outcomes(plans).mean())
+            )
+            everything = [e for i in range(number + 1) for e in self.round_plans(i)]
+            groups = [(group, share / 2) for group, share in base]
+            groups.append((make_sequences(everything, self.eyes), 0.5))
+            run = MemoryRun(steps=args.round_steps, learning_rate=1e-3, seed=args.seed + 1 + number)
+            memory = self.trained(memory, groups, run, f"memory-{number + 1}")
+            self.note(round=number, after_training=judged(memory, fresh))
+        save_task_memory(memory, self.out / "memory")
+        return memory
+
+    def trained(
+        self,
+        memory: TaskMemory,
+        groups: Sequence[tuple[Sequences, float]],
+        run: MemoryRun,
+        name: str,
+    ) -> TaskMemory:
+        """Trains on, or loads what was trained."""
+        folder = self.out / name
+        if (folder / "memory").exists():
+            return load_task_memory(folder / "memory")
+        memory.requires_grad_(True)
+        memory = train_memory(memory, groups, run, folder, f"{self.args.task} {name}")
+        save_task_memory(memory, folder / "memory")
+        return load_task_memory(folder / "memory")
+
+    def round_plans(self, number: int) -> list[Episode]:
+        """The plans of a round that are stored."""
+        seeds = self.plan_seeds(number)
+        paths = [self.folder / f"plan-{seed:07d}.npz" for seed in seeds]
+        return [load_episode(path) for path in paths if path.exists()]
+
+    def plan_seeds(self, number: int) -> range:
+        """Where the plans of a round begin."""
+        return split_seeds("train", self.args.plans, 170_000 + 2000 * number)
+
+    def plans_of_round(self, number: int, memory: TaskMemory) -> list[Episode]:
+        """Refines clones in the memory and does in reality what they do in imagination."""
+        args = self.args
+        seeds = self.plan_seeds(number)
+        stored = self.round_plans(number)
+        if len(stored) == len(seeds):
+            return stored
+        world_model = self.draft(memory)
+        acts = []
+        for index, folder in enumerate((self.clones()[0], self.clones()[-1])):
+            policy = load_policy(folder)
+            acts.append((mean_actions(policy), NOISE * index))
+            env = ImaginedVecEnv(
+                64, world_model=world_model, obs_type="features", initial_frames=self.starts
+            )
+            env.seed(args.seed + 10 * number + index)
+            ppo = make_ppo(policy, env, args.seed + 10 * number + index)
+            for budget, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
+                ppo.learn(int(args.ppo_steps * budget), reset_num_timesteps=False)
+                weights = make_policy(feature_size(world_model), world_model.action_size)
+                weights.load_state_dict(ppo.policy.state_dict())
+                acts.append((mean_actions(weights), noise))
+                save_policy(weights, self.out / f"round-{number}" / f"policy-{index}-{noise}")
+        env_real = self.env()
+        starts = real_starts(env_real, seeds)
+        share = -(-len(seeds) // len(acts))
+        done: list[Episode] = []
+        for index, (act, noise) in enumerate(acts):
+            rows = np.arange(index * share, min(len(seeds), (index + 1) * share))
+            imagination = Imagination(len(rows), world_model, initial_frames=starts)
+            noisy = disturbed(act, noise, PERSISTENCE, args.seed + 100 * number + index)
+            actions, imagined = plan(imagination, noisy, rows)
+            part = []
+            for row, own in zip(rows, actions, strict=True):
+                part.append(replay(env_real, seeds[int(row)], "plan", own, f"{number}-{index}"))
+            self.note(
+                round=number,
+                policy=index,
+                noise=noise,
+                imagined=float(imagined.mean()),
+                real=float(outcomes(part).mean()),
+            )
+            done += part
+        for episode in done:
+            episode.save(self.folder / f"plan-{episode.seed:07d}.npz")
+        return done
+
+    def note(self, **values: object) -> None:
+        """Prints and stores what was measured."""
+        values = {"seconds": round(time.monotonic() - self.began), **values}
+        self.log.append(values)
+        print(self.args.task, json.dumps(values), flush=True)
+        save_record(self.out / "log.json", {"task": self.args.task, "entries": self.log})
+
+
+@torch.no_grad()
+def judged(memory: TaskMemory, sequences: Sequences) -> dict[str, float]:
+    """How well the memory foretells outcomes: AUROC, agreement, imagined and true success."""
+    best = unroll(memory, sequences).logit.sigmoid().mean(dim=2) * sequences.mask
+    score = best.amax(dim=1).numpy()
+    truth = sequences.outcome.numpy()
+    said = score >= 0.5
+    both = truth.any() and not truth.all()
+    return {
+        "auroc": round(float(auroc(score, truth)), 4) if both else float("nan"),
+        "agreement": round(float((said == truth).mean()), 4),
+        "imagined": round(float(said.mean()), 4),
+        "real": round(float(truth.mean()), 4),
+    }
+
+
+def run(args: Args) -> None:
+    """Builds one task's memory."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    require_real_env()
+    builder = Builder(args)
+    with locked(builder.out):
+        keep_settings(args, builder.out, ("episodes", "eyes"))
+        try:
+            builder.train()
+        finally:
+            builder.close()
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
