@@ -1,4 +1,4 @@
-"""Episodes on disk, and the windows cut from them."""
+"""Episodes on disk."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from episode_factory import HORIZON, make_episode, write_episodes
-from training.windows import Windows
 
 from training.episodes import Episode, EpisodeError, load_episode, load_episodes, require_disjoint
 
@@ -112,36 +110,55 @@ def test_a_pickle_is_not_unpickled(tmp_path: Path) -> None:
         load_episode(tmp_path / "a.npz")
 
 
-def test_windows_keep_frames_and_actions_in_step() -> None:
-    episodes = [make_episode(s) for s in (0, 1)]
-    windows = Windows(episodes, context_length=4)
-    last = torch.tensor([5, HORIZON + 1 + 4])  # frame 5 of the first, frame 4 of the second
-    batch = windows.at(last, 2)
-    for row, (episode, t) in enumerate(zip(episodes, (5, 4), strict=True)):
-        frames = batch.frames[row].permute(0, 2, 3, 1).numpy()
-        assert np.array_equal(frames, episode.frames[t - 3 : t + 3])
-        assert np.array_equal(batch.actions[row].numpy(), episode.actions[t - 3 : t + 2])
+def with_state(seed: int = 0) -> Episode:
+    episode = make_episode(seed)
+    length = len(episode) + 1
+    return dataclasses.replace(
+        episode,
+        state=np.full((length, 3), 0.5, np.float32),
+        command=np.full((length, 2), 0.25, np.float32),
+        policy="clone-5",
+    )
 
 
-def test_windows_at_an_episodes_start_repeat_its_first_frame() -> None:
-    episodes = [make_episode(s) for s in (0, 1)]
-    batch = Windows(episodes, 4).at(torch.tensor([HORIZON + 1]), 1)
-    frames = batch.frames[0].permute(0, 2, 3, 1).numpy()
-    assert all(np.array_equal(frames[i], episodes[1].frames[0]) for i in range(4))
-    assert np.array_equal(frames[4], episodes[1].frames[1])
-    assert not batch.actions[0, :3].any()
-    assert np.array_equal(batch.actions[0, 3].numpy(), episodes[1].actions[0])
+def test_robot_state_command_and_policy_make_the_round_trip(tmp_path: Path) -> None:
+    with_state().save(tmp_path / "a.npz")
+    loaded = load_episode(tmp_path / "a.npz")
+    assert loaded.state is not None and loaded.command is not None
+    assert loaded.state.shape == (HORIZON + 1, 3) and loaded.command.shape == (HORIZON + 1, 2)
+    assert loaded.policy == "clone-5"
+    make_episode(1).save(tmp_path / "b.npz")
+    without = load_episode(tmp_path / "b.npz")
+    assert without.state is None and without.command is None and without.policy == ""
 
 
-def test_windows_never_cross_two_episodes() -> None:
-    windows = Windows([make_episode(s) for s in range(3)], 4)
-    now = windows.draw(500, torch.Generator().manual_seed(0))
-    assert torch.equal(now, windows.draw(500, torch.Generator().manual_seed(0)))
-    assert windows.follows(now).all()
-    batch = windows.at(now, 1)
-    earlier = windows.draw_earlier(now, torch.Generator().manual_seed(1))
-    assert (earlier <= now).all()
-    frames = torch.cat([windows.frames[earlier][:, None], batch.frames], dim=1)
-    # The square stays in its row throughout an episode; each episode has another row.
-    rows = (frames[:, :, 0] > 200).any(-1).int().argmax(-1)
-    assert (rows == rows[:, :1]).all()
+def test_an_episode_may_hold_its_first_frame_alone(tmp_path: Path) -> None:
+    whole = make_episode(0)
+    first = dataclasses.replace(whole, frames=whole.frames[:1])
+    first.save(tmp_path / "a.npz")
+    assert not load_episode(tmp_path / "a.npz").is_drawn and whole.is_drawn
+    with pytest.raises(EpisodeError, match="frames"):
+        dataclasses.replace(whole, frames=whole.frames[:2])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("state", np.zeros((HORIZON, 3), np.float32)),
+        ("state", np.zeros((HORIZON + 1, 3))),
+        ("state", np.full((HORIZON + 1, 3), np.nan, np.float32)),
+        ("command", np.zeros((HORIZON + 1, 4), np.float32)),
+        ("command", np.zeros((HORIZON + 1, 0), np.float32)),
+    ],
+)
+def test_T8_a_bad_robot_state_is_named(field: str, value: np.ndarray) -> None:
+    with pytest.raises(EpisodeError, match=field):
+        dataclasses.replace(with_state(), **{field: value})
+
+
+def test_T8_state_in_some_episodes_alone_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "push" / "train"
+    with_state(0).save(folder / "expert-0000000.npz")
+    make_episode(1).save(folder / "expert-0000001.npz")
+    with pytest.raises(EpisodeError, match="state size"):
+        load_episodes(tmp_path, "train")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from training.formatting import format_at_most, format_optimism, format_points, format_rate
+from training.formatting import format_points, format_rate
 from training.metrics import (
     auroc,
     expected_calibration_error,
@@ -111,7 +111,3 @@ def test_a_mean_has_students_interval_from_three_values_on() -> None:
 def test_figures_that_are_not_there_are_dashes() -> None:
     assert format_rate(None) == "-"
     assert format_rate(rate([True, False])) == "50 % [1, 99]"
-    assert format_at_most(0.03, 0.069) == "3 % (7 %)"
-    for missing in (None, math.nan):
-        assert format_at_most(missing, missing) == "-"
-    assert format_optimism({"optimism": -0.01, "low": -0.05, "high": 0.03}) == "-1 [-5, +3]"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_world_model
 from episode_factory import make_episode, write_episodes
-from training.evaluate import check_policy_fits, imagined_outcomes
 
-from training import clone_policy, train_reward_head
-from training.episodes import EpisodeError
-from training.policy import PolicyError, load_policy, make_policy, sample_actions, save_policy
+from training import clone_policy
+from training.policy import load_policy, make_policy, sample_actions, save_policy
 from training.policy_network import PolicyConfig
 from training.settings import SettingsError, keep_settings
-from world4rl_gym.initial_frames import InitialFrames
 
 
 def clone_args(tmp_path: Path, **changes) -> clone_policy.Args:
@@ -87,22 +82,6 @@ def test_a_policy_is_about_a_megabyte(tmp_path: Path) -> None:
     assert size < 1.5 * 2**20
 
 
-@pytest.mark.parametrize(
-    ("config", "field"),
-    [
-        (PolicyConfig("push", 16, 4), "action_size"),
-        (PolicyConfig("push", 32, 3), "frame_size"),
-        (PolicyConfig("fly", 16, 3), "task"),
-    ],
-)
-def test_a_policy_that_does_not_fit_the_world_model_is_refused(
-    tmp_path: Path, tiny_world_model, config: PolicyConfig, field: str
-) -> None:
-    save_policy(make_policy(config), config, tmp_path / "policy")
-    with pytest.raises(PolicyError, match=field):
-        check_policy_fits(tmp_path / "policy", tiny_world_model)
-
-
 def test_settings_of_another_run_are_refused_and_kept(tmp_path: Path) -> None:
     keep_settings(clone_args(tmp_path), tmp_path / "out")
     keep_settings(clone_args(tmp_path), tmp_path / "out")
@@ -122,39 +101,3 @@ def test_too_few_demonstrations_are_named(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="demonstrations: expected 50 expert episodes"):
         clone_policy.main()
     assert not out.exists()
-
-
-def test_imagined_outcomes_pair_with_their_starts(tiny_world_model) -> None:
-    policy = make_policy(PolicyConfig("push", 16, 3))
-    policy.set_training_mode(False)
-    frames = np.random.default_rng(1).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
-    starts = InitialFrames.from_starts(frames, "push", 4, 3)
-    solved = imagined_outcomes(policy, tiny_world_model, starts, "push", seed=1)
-    again = imagined_outcomes(policy, tiny_world_model, starts, "push", seed=1)
-    assert solved.shape == (12,)
-    assert np.array_equal(solved, again)
-
-
-def test_what_truly_failed_is_nowhere_solved_in_imagination(cloned: Path) -> None:
-    model = make_tiny_world_model()
-    episodes = [make_episode(seed) for seed in range(4)]
-    episodes[1] = dataclasses.replace(
-        episodes[1], success=np.zeros(len(episodes[1].actions), bool), behaviour="policy"
-    )
-    episodes[3] = dataclasses.replace(episodes[3], behaviour="policy")
-    source = f"{cloned}@1"
-    real, imagined = train_reward_head.closed_loop(model.denoiser, [source], episodes, "train")
-    assert [episode.seed for episode in real] == [1, 3]
-    for episode, frames in zip(real, imagined, strict=True):
-        assert frames.shape == episode.frames.shape
-        assert np.array_equal(frames[0], episode.frames[0])
-    before = train_reward_head.labelled(episodes)
-    after = train_reward_head.with_flattery(before, real, imagined)
-    assert len(after.frames) == len(before.frames) + len(episodes[1].actions)
-    assert float(after.solved.sum()) == float(before.solved.sum())
-    with pytest.raises(EpisodeError, match="closed_loop: no test episode"):
-        train_reward_head.closed_loop(model.denoiser, [source], episodes, "test")
-    with pytest.raises(ValueError, match="closed_loop"):
-        train_reward_head.Args(Path("out"), denoiser=Path("d"), closed_loop=(str(cloned),))
-    with pytest.raises(ValueError, match="needs denoiser"):
-        train_reward_head.Args(Path("out"), closed_loop=(source,))

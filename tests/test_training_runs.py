@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import gc
-import json
 import os
 import shutil
 import signal
@@ -18,45 +16,41 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import make_tiny_world_model
+from conftest import CODES, make_tiny_world_model
 from episode_factory import write_episodes
 from safetensors.torch import load_file
 
-from training import (
-    clone_policy,
-    refine_policy,
-    td3_bc,
-    train_reward_head,
-    train_world_model,
-)
+from training import clone_policy, refine_policy, train_denoiser
 from training.checkpoints import Checkpoints, RunError
-from training.episodes import load_episodes
 from training.locks import InUseError, locked
 from training.settings import SettingsError
-from world4rl_gym.components import load_component
+from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.eyes import Eyes
 
 TINY = {
     "steps": 24,
     "batch_size": 4,
-    "streams": 12,
-    "stream_length": 3.0,
-    "streams_from": 0.3,
-    "warmup": 2,
-    "channels": (8, 16),
-    "layers_per_block": 1,
+    "width": 8,
+    "condition_blocks": 1,
     "checkpoint_every": 4,
-    "picture_every": 0,
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_episodes(tmp_path_factory.mktemp("data"))
+    folder = write_episodes(tmp_path_factory.mktemp("data"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        eyes = Eyes(frame_size=16, code_size=CODES, state_size=0, width=4).eval()
+    (folder / "fixed").mkdir()
+    save_component(eyes, folder / "fixed" / "eyes")
+    return folder
 
 
-def tiny_args(out: Path, data: Path, **changes) -> train_world_model.Args:
-    return train_world_model.Args(out, data, **{**TINY, **changes})
+def tiny_args(out: Path, data: Path, **changes: Any) -> train_denoiser.Args:
+    eyes = changes.pop("eyes", data / "fixed")
+    return train_denoiser.Args(("push",), data, eyes, out, **{**TINY, **changes})
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -75,7 +69,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    train_world_model.train(tiny_args(out, data))
+    train_denoiser.run(tiny_args(out, data))
     return out
 
 
@@ -84,8 +78,9 @@ def command(out: Path, data: Path, **changes: Any) -> list[str]:
     for key, value in {**TINY, **changes}.items():
         values = value if isinstance(value, tuple) else (value,)
         flags += [f"--{key.replace('_', '-')}", *map(str, values)]
-    module = [sys.executable, "-m", "training.train_world_model"]
-    return [*module, "--out", str(out), "--episodes", str(data), *flags]
+    module = [sys.executable, "-m", "training.train_denoiser", "--tasks", "push"]
+    where = ["--out", str(out), "--episodes", str(data), "--eyes", str(data / "fixed")]
+    return [*module, *where, *flags]
 
 
 def same_threads() -> dict[str, str]:
@@ -182,27 +177,21 @@ def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
     assert process.returncode == 128 + number
     assert "the same command goes on from there" in said
     state = torch.load(max((out / "checkpoints").glob("*.pt")), weights_only=True)
-    stopped = state["step"]
-    train_world_model.train(tiny_args(out, data, steps=100_000, until=stopped + 2))
-    assert [int(step) for step, _ in losses(out)] == list(range(1, stopped + 3))
-    whole = tmp_path / "whole"
-    train_world_model.train(tiny_args(whole, data, steps=100_000, until=stopped + 2))
-    assert same(weights(out), weights(whole))
-    assert losses(out) == losses(whole)
+    assert [int(step) for step, _ in losses(out)] == list(range(1, state["step"] + 1))
 
 
 def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:
     before = weights(finished)
-    with pytest.raises(SettingsError, match=r"learning_rate: 0\.0008 there, 0\.01 now"):
-        train_world_model.train(tiny_args(finished, data, learning_rate=0.01))
+    with pytest.raises(SettingsError, match=r"learning_rate: 0\.001 there, 0\.01 now"):
+        train_denoiser.run(tiny_args(finished, data, learning_rate=0.01))
     assert same(before, weights(finished))
     episodes, out = tmp_path / "episodes", tmp_path / "out"
     write_episodes(episodes, count=6)
-    train_world_model.train(tiny_args(out, episodes, until=4))
+    train_denoiser.run(tiny_args(out, episodes, eyes=data / "fixed"))
     shutil.rmtree(episodes)
     write_episodes(episodes, count=3)  # others at the same place
     with pytest.raises(RunError, match="data: "):
-        train_world_model.train(tiny_args(out, episodes))
+        train_denoiser.run(tiny_args(out, episodes, eyes=data / "fixed"))
 
 
 def test_T6_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(
@@ -210,38 +199,20 @@ def test_T6_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(
 ) -> None:
     changes = {"learning_rate": 1e38, "checkpoint_every": 1}
     with pytest.raises(RunError, match="not finite 5 steps in a row"):
-        train_world_model.train(tiny_args(tmp_path / "nan", data, **changes))
+        train_denoiser.run(tiny_args(tmp_path / "nan", data, **changes))
     said = capsys.readouterr().out
     assert "the step is skipped" in said
-    assert "no checkpoint of them is kept" in said
-    assert not list((tmp_path / "nan" / "checkpoints").iterdir())
-
-
-def test_T6_the_reward_head_skips_and_stops_alike(data: Path, tmp_path: Path) -> None:
-    args = train_reward_head.Args(tmp_path, data, steps=20, learning_rate=1e20, checkpoint_every=1)
-    pools = [train_reward_head.labelled(load_episodes(data, "train"))]
-    with pytest.raises(RunError, match="not finite 5 steps in a row"):
-        train_reward_head.train(args, pools, 16)
-    for path in (tmp_path / "checkpoints").glob("*.pt"):
+    for path in (tmp_path / "nan" / "checkpoints").iterdir():
         state = torch.load(path, weights_only=True)
         assert all(value.isfinite().all() for value in state["model"].values())
-
-
-def test_T5_the_reward_head_refuses_other_frames(data: Path, tmp_path: Path) -> None:
-    args = train_reward_head.Args(tmp_path, data, steps=2, checkpoint_every=1)
-    pool = train_reward_head.labelled(load_episodes(data, "train"))
-    train_reward_head.train(args, [pool], 16)
-    other = dataclasses.replace(pool, frames=255 - pool.frames)
-    with pytest.raises(RunError, match="contents: "):
-        train_reward_head.train(args, [other], 16)
 
 
 def test_T7_the_same_seed_gives_the_same_weights(
     data: Path, finished: Path, tmp_path: Path
 ) -> None:
-    train_world_model.train(tiny_args(tmp_path / "again", data))
+    train_denoiser.run(tiny_args(tmp_path / "again", data))
     assert same(weights(tmp_path / "again"), weights(finished))
-    train_world_model.train(tiny_args(tmp_path / "other", data, seed=1))
+    train_denoiser.run(tiny_args(tmp_path / "other", data, seed=1))
     assert not same(weights(tmp_path / "other"), weights(finished))
 
 
@@ -262,8 +233,9 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
     episodes = write_episodes(tmp_path / "data")
     trainers = [
         lambda: clone_policy.run(clone_policy.Args("push", out, episodes, 3, steps=1)),
-        lambda: td3_bc.run(td3_bc.Args(cloned, out, episodes, steps=1, warmup=0)),
-        lambda: refine_policy.refine(refine_policy.Args(cloned, out, str(world_model))),
+        lambda: refine_policy.run(
+            refine_policy.Args("hammer", cloned, out, world_model=str(world_model))
+        ),
     ]
     with locked(out):
         for train in trainers:
@@ -275,7 +247,7 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
 def test_T11_memory_and_handles_stay_flat(data: Path, tmp_path: Path) -> None:
     handles, memory = [], []
     for run in range(4):
-        train_world_model.train(tiny_args(tmp_path / str(run), data, steps=40))
+        train_denoiser.run(tiny_args(tmp_path / str(run), data, steps=40))
         gc.collect()
         handles.append(len(os.listdir("/proc/self/fd")))
         memory.append(psutil.Process().memory_info().rss / 2**20)
@@ -285,46 +257,18 @@ def test_T11_memory_and_handles_stay_flat(data: Path, tmp_path: Path) -> None:
 
 def test_training_lowers_the_loss_and_the_denoiser_loads(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "longer"
-    changes = {"steps": 150, "learning_rate": 3e-3, "warmup": 10, "streams_from": 1.0}
-    train_world_model.train(tiny_args(out, data, **changes))
+    changes = {"steps": 200, "learning_rate": 3e-3, "batch_size": 16}
+    train_denoiser.run(tiny_args(out, data, **changes))
     values = [float(loss) for _, loss in losses(out)]
     assert sum(values[-40:]) < 0.8 * sum(values[:40])
     denoiser = load_component(out, "denoiser", Denoiser, DenoiserConfig)
     assert denoiser.config.frame_size == 16
 
 
-def test_pictures_are_written(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "pictured"
-    train_world_model.train(tiny_args(out, data, steps=2, picture_every=2))
-    assert (out / "pictures" / "step-000002.png").stat().st_size > 0
-    assert list((out / "tensorboard").iterdir())
-    assert (out / "losses.png").stat().st_size > 0
-
-
-@pytest.mark.parametrize("field", ["steps", "batch_size", "streams", "streams_from", "ema"])
+@pytest.mark.parametrize("field", ["steps", "batch_size", "width", "learning_rate", "code_noise"])
 def test_bad_settings_are_named(field: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=field):
-        train_world_model.Args(tmp_path, **{field: -1})
-
-
-def train_head(out: Path, data: Path, steps: int = 120) -> None:
-    flags = ["--steps", str(steps), "--checkpoint-every", "50"]
-    command = [sys.executable, "-m", "training.train_reward_head", "--out", str(out)]
-    subprocess.run([*command, "--episodes", str(data), *flags], check=True, capture_output=True)
-
-
-def test_reward_head_learns_the_toy_scene_and_resumes(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "head"
-    train_head(out, data)
-    figures = json.loads((out / "figures.json").read_text())
-    assert figures["all"]["auroc"] > 0.9
-    assert 0 < figures["threshold"] < 1
-    whole = load_file(out / "reward_head" / "diffusion_pytorch_model.safetensors")
-    (out / "figures.json").unlink()
-    train_head(out, data)  # goes on from step 100
-    again = load_file(out / "reward_head" / "diffusion_pytorch_model.safetensors")
-    assert same(whole, again)
-    assert json.loads((out / "figures.json").read_text()) == figures
+        train_denoiser.Args(("push",), out=tmp_path, **{field: -1})
 
 
 def test_T4_no_readable_checkpoint_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:

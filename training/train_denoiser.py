@@ -9,6 +9,7 @@ episode's first frame; no memory is needed, so this trains beside it.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Args:
         log_sigma_mean: Mean of the logarithm of the noise level.
         log_sigma_deviation: Its deviation.
         ema: Decay of the average of the weights.
+        checkpoint_every: Steps between checkpoints.
         seed: Seed of weights and batches.
         device: Where to train.
     """
@@ -67,11 +69,12 @@ class Args:
     log_sigma_mean: float = 0.0
     log_sigma_deviation: float = 1.6
     ema: float = 0.999
+    checkpoint_every: int = 500
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps", "batch_size", "width")
+        require_at_least(self, 1, "steps", "batch_size", "width", "checkpoint_every")
         require_at_least(self, 0, "code_noise")
         require_above(self, 0, "learning_rate", "log_sigma_deviation")
 
@@ -91,6 +94,10 @@ class DrawnFrames:
     code: Tensor
     state: Tensor
     first: Tensor
+
+    def fingerprint(self) -> str:
+        """A checksum of the frames."""
+        return f"{zlib.crc32(self.pixels.cpu().numpy().tobytes()):08x}"
 
 
 def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Eyes) -> DrawnFrames:
@@ -144,7 +151,7 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
             residual_scale=residual_scale(data, config.sigma_data),
         )
     denoiser.state_mean.copy_(data.state.mean(dim=0))
-    denoiser.state_std.copy_(data.state.std(dim=0).clamp(min=1e-4))
+    denoiser.state_std.copy_(data.state.std(dim=0, correction=0).clamp(min=1e-4))
     data = DrawnFrames(
         *(getattr(data, field.name).to(args.device) for field in dataclasses.fields(data))
     )
@@ -190,7 +197,8 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         args.out,
         steps=args.steps,
         peak_learning_rate=args.learning_rate,
-        fingerprint={"frames": len(data.pixels), "seed": args.seed, "steps": args.steps},
+        fingerprint={"data": data.fingerprint(), "seed": args.seed, "steps": args.steps},
+        checkpoint_every=args.checkpoint_every,
         ema=args.ema,
         seed=args.seed,
         name="denoiser",
@@ -212,7 +220,7 @@ def run(args: Args) -> Path:
     eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
     data = load_drawn_frames(args.episodes, args.tasks, eyes)
     with locked(args.out):
-        keep_settings(args, args.out, ("device", "episodes", "eyes"))
+        keep_settings(args, args.out, ("device", "episodes", "eyes", "checkpoint_every"))
         save_component(train_denoiser(args, data), args.out / "denoiser")
     return args.out
 
