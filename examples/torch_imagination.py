@@ -23,26 +23,26 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     imagination = Imagination(args.rows, args.world_model, device=args.device)
+    imagination.reset()
+    seen = imagination.features  # (rows, F) float32; imagination.frames would draw
     policy = nn.Sequential(
-        nn.Conv2d(3, 16, 8, stride=8),
+        nn.Linear(seen.shape[1], 64),
         nn.ReLU(),
-        nn.Flatten(),
-        nn.LazyLinear(imagination.world_model.action_size),
+        nn.Linear(64, imagination.world_model.action_size),
         nn.Tanh(),
     ).to(args.device)
 
-    frames = imagination.reset()  # (rows, 3, H, W) uint8
     successes = torch.zeros((), device=args.device)
     episodes = torch.zeros((), device=args.device)
     began = time.perf_counter()
     for _ in range(max(args.steps // args.rows, 1)):
         with torch.no_grad():
-            actions = policy(frames.float() / 255)
+            actions = policy(imagination.features)
         result = imagination.step(actions)
         over = result.terminated | result.truncated
         successes += result.terminated.sum()
         episodes += over.sum()
-        frames = imagination.reset(over)  # rows that are not over go on
+        imagination.reset(over)  # rows that are not over go on
     seconds = time.perf_counter() - began
     rate = max(args.steps // args.rows, 1) * args.rows / seconds
     print(

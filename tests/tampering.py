@@ -17,7 +17,7 @@ from world4rl_gym.model_index import PART_FILES
 from world4rl_gym.world_model import WorldModel, WorldModelError
 
 DENOISER = "denoiser/diffusion_pytorch_model.safetensors"
-REWARD = "reward_head/diffusion_pytorch_model.safetensors"
+MEMORY = "memory/diffusion_pytorch_model.safetensors"
 FRAMES = "initial_frames/index.safetensors"
 INDEX = "model_index.json"
 MOST_SECONDS = 5.0

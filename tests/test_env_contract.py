@@ -242,7 +242,7 @@ def test_E15_calls_in_the_wrong_order(tiny_world_model: WorldModel, through_make
         ({"uncertainty_penalty": float("nan")}, "finite"),
         ({"max_uncertainty": float("inf")}, "finite"),
         ({"max_uncertainty": "low"}, "a finite number"),
-        ({"compile": True}, "CUDA"),
+        ({"obs_type": "sound"}, "pixels, pixels_agent_pos, features"),
         ({"max_episode_steps": 0}, r"\[1, 1000000\]"),
         ({"max_episode_steps": 2.5}, r"\[1, 1000000\]"),
         ({"max_episode_steps": True}, r"\[1, 1000000\]"),
@@ -330,7 +330,7 @@ def test_rewards_and_infos(tiny_world_model: WorldModel) -> None:
         _, reward, terminated, _, info = call
         assert set(info) == {"task", "success_probability", "is_success", "uncertainty"}
         assert info["uncertainty"] > 0
-        solved = info["success_probability"] >= 0.43
+        solved = info["success_probability"] >= 0.5
         assert (reward == 1.0) == terminated == info["is_success"] == solved
 
 

@@ -18,10 +18,11 @@ from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel, WorldModelError
 
 DENOISER = "denoiser/config.json"
-REWARD = "reward_head/config.json"
+MEMORY = "memory/config.json"
+EYES = "eyes/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 START, ANYWHERE = "initial_frames/start.png", "initial_frames/anywhere.png"
-JSONS = pytest.mark.parametrize("name", [INDEX, DENOISER, REWARD, SCHEDULER])
+JSONS = pytest.mark.parametrize("name", [INDEX, DENOISER, MEMORY, EYES, SCHEDULER])
 HUGE = 10**400
 
 
@@ -75,12 +76,10 @@ NUMBERS = [-1, 0, 10**9, HUGE, "4", "", True, False, None, 4.0, 4.5, [4], {}]
     "field",
     [
         "frame_size",
-        "context_length",
-        "action_size",
-        "action_bins",
+        "code_size",
         "patch_size",
-        "layers_per_block",
-        "embedding_size",
+        "width",
+        "denoise_blocks",
     ],
 )
 def test_a_odd_sizes_of_the_denoiser(model_folder: Path, field: str, value) -> None:
@@ -89,10 +88,25 @@ def test_a_odd_sizes_of_the_denoiser(model_folder: Path, field: str, value) -> N
 
 
 @pytest.mark.parametrize("value", NUMBERS)
-@pytest.mark.parametrize("field", ["frame_size", "width"])
-def test_a_odd_sizes_of_the_reward_head(model_folder: Path, field: str, value) -> None:
-    edit_json(model_folder, REWARD, **{field: value})
-    load_refused(model_folder, REWARD, field)
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(EYES, "frame_size"), (EYES, "code_size"), (EYES, "width")]
+    + [(MEMORY, field) for field in ("tasks", "members", "action_size", "code_size", "width")],
+)
+def test_a_odd_sizes_of_eyes_and_memory(model_folder: Path, name: str, field: str, value) -> None:
+    edit_json(model_folder, name, **{field: value})
+    load_refused(model_folder, name, field)
+
+
+@pytest.mark.parametrize("value", [-1, 10**9, HUGE, "4", "", True, None, 4.0, [4], {}])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(EYES, "state_size"), (MEMORY, "state_size"), (MEMORY, "command_size")]
+    + [(DENOISER, "state_size"), (DENOISER, "condition_blocks")],
+)
+def test_a_odd_sizes_that_may_be_none(model_folder: Path, name: str, field: str, value) -> None:
+    edit_json(model_folder, name, **{field: value})
+    load_refused(model_folder, name, field)
 
 
 @pytest.mark.parametrize("value", [-1, 0, 10**9, HUGE, "4", True, False, None, [4], {}])
@@ -117,7 +131,7 @@ def test_a_odd_noise_levels(model_folder: Path, field: str, value) -> None:
         "max_episode_steps",
         "num_inference_steps",
         "frame_size",
-        "context_length",
+        "code_size",
         "action_size",
     ],
 )
@@ -132,44 +146,25 @@ def test_a_odd_threshold(model_folder: Path, value) -> None:
     load_refused(model_folder, INDEX, "success_threshold")
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        [8] * 5,
-        [8] * 200_000,
-        [8, 10**9],
-        [8, 2048],
-        [8, HUGE],
-        [8, 12],
-        [8, -16],
-        [8, 0],
-        [8, True],
-        [8, "16"],
-        [8, 16.0],
-        [[8], [16]],
-        [],
-        "816",
-        8,
-        None,
-    ],
-)
-def test_a_absurd_channels(model_folder: Path, value) -> None:
-    edit_json(model_folder, DENOISER, channels=value)
-    load_refused(model_folder, DENOISER, "channels")
+@pytest.mark.parametrize("value", [7, 12, 2048, -8, 8.0, [8], "8", None, HUGE])
+def test_a_absurd_widths(model_folder: Path, value) -> None:
+    edit_json(model_folder, DENOISER, width=value)
+    load_refused(model_folder, DENOISER, "width")
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("name", "changes"),
     [
-        {"channels": [1024, 1024], "layers_per_block": 4, "frame_size": 16},
-        {"embedding_size": 1024, "context_length": 16, "action_size": 64, "action_bins": 256},
+        (DENOISER, {"width": 1024, "condition_blocks": 8, "denoise_blocks": 8}),
+        (MEMORY, {"tasks": 256, "members": 16, "width": 1024}),
+        (EYES, {"frame_size": 512, "width": 256, "code_size": 256}),
     ],
 )
 def test_a_too_many_parameters_are_refused_before_anything_is_built(
-    model_folder: Path, changes
+    model_folder: Path, name: str, changes
 ) -> None:
-    edit_json(model_folder, DENOISER, **changes)
-    load_refused(model_folder, "denoiser/diffusion_pytorch_model.safetensors", "size")
+    edit_json(model_folder, name, **changes)
+    load_refused(model_folder, f"{name.split('/')[0]}/diffusion_pytorch_model", "size")
 
 
 @JSONS
@@ -200,11 +195,16 @@ def test_a_unknown_class_or_block_names(model_folder: Path, name: str, value) ->
 
 
 def test_a_newer_format_version(model_folder: Path) -> None:
-    edit_json(model_folder, INDEX, format_version=2, saved_with="7.1.0", anything="new")
+    edit_json(model_folder, INDEX, format_version=3, saved_with="7.1.0", anything="new")
     load_refused(model_folder, INDEX, "format_version", __version__, "7.1.0")
 
 
-@pytest.mark.parametrize("value", [0, -1, "1", 1.0, True, None, [1], HUGE, ...])
+def test_a_folder_without_a_memory_is_told_what_to_do(model_folder: Path) -> None:
+    edit_json(model_folder, INDEX, format_version=1, saved_with="0.1.0", context_length=4)
+    load_refused(model_folder, INDEX, "format_version", "without a memory", "0.1.0")
+
+
+@pytest.mark.parametrize("value", [0, -1, "2", 2.0, True, None, [2], HUGE, ...])
 def test_a_odd_format_version(model_folder: Path, value) -> None:
     edit_json(model_folder, INDEX, format_version=value)
     load_refused(model_folder, INDEX, "format_version")
@@ -214,7 +214,9 @@ def test_a_odd_format_version(model_folder: Path, value) -> None:
     ("name", "field", "value"),
     [
         (INDEX, "frame_size", 32),
-        (INDEX, "context_length", 3),
+        (INDEX, "code_size", 7),
+        (INDEX, "state_size", 4),
+        (INDEX, "command_size", 1),
         (INDEX, "action_size", 4),
         (INDEX, "action_low", 0.0),
         (INDEX, "action_high", 2.0),
@@ -223,15 +225,17 @@ def test_a_odd_format_version(model_folder: Path, value) -> None:
         (INDEX, "tasks", ["push"]),
         (INDEX, "tasks", ["push", "pull", "lift"]),
         (DENOISER, "frame_size", 32),
-        (DENOISER, "context_length", 3),
-        (DENOISER, "action_size", 4),
-        (DENOISER, "action_bins", 7),
-        (DENOISER, "channels", [16, 16]),
-        (DENOISER, "layers_per_block", 2),
-        (DENOISER, "sigma_data", 0.4),
-        (REWARD, "frame_size", 32),
-        (REWARD, "width", 16),
-        (SCHEDULER, "sigma_data", 0.4),
+        (DENOISER, "code_size", 7),
+        (DENOISER, "state_size", 2),
+        (DENOISER, "width", 16),
+        (DENOISER, "denoise_blocks", 2),
+        (EYES, "frame_size", 32),
+        (EYES, "width", 8),
+        (EYES, "state_size", 2),
+        (MEMORY, "tasks", 3),
+        (MEMORY, "members", 3),
+        (MEMORY, "width", 8),
+        (MEMORY, "command_size", 3),
     ],
 )
 def test_a_what_contradicts_the_weights(model_folder: Path, name, field, value) -> None:
@@ -332,7 +336,7 @@ def test_a_initial_frames_a_picture_bomb(model_folder: Path) -> None:
 
 
 def test_a_initial_frames_more_than_memory_allows(model_folder: Path) -> None:
-    edit_json(model_folder, INDEX, initial_frames=[60_000, 4])
+    edit_json(model_folder, INDEX, initial_frames=[260_000, 4])
     load_refused(model_folder, "initial_frames", "at most")
 
 
@@ -359,7 +363,7 @@ def test_a_dangerous_file_names_are_not_followed(model_folder: Path) -> None:
 
 def test_an_older_file_says_that_it_is_no_format_of_ours(model_folder: Path) -> None:
     edit_json(model_folder, INDEX, format_version=0)
-    load_refused(model_folder, "expected 1 to 1")
+    load_refused(model_folder, "expected 2")
 
 
 def test_provenance_travels_and_nan_in_it_is_refused(tiny_world_model, tmp_path: Path) -> None:
@@ -389,12 +393,12 @@ def test_a_loaded_model_equals_the_saved_one(tiny_world_model, model_folder: Pat
         assert key == other
         assert torch.equal(a, b)
     assert loaded.config == tiny_world_model.config
-    assert loaded.scheduler == tiny_world_model.scheduler
+    assert loaded.scheduler_config == tiny_world_model.scheduler_config
     _equal_frames(loaded.initial_frames, tiny_world_model.initial_frames)
 
 
 def _equal_frames(a: InitialFrames, b: InitialFrames) -> None:
-    for name in ("frames", "windows", "actions", "task_ids", "is_start"):
+    for name in ("frames", "state", "command", "task_ids", "is_start"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert a.tasks == b.tasks
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tampering import DENOISER, FRAMES, INDEX, REWARD, bounded, join, sign, split
+from tampering import DENOISER, FRAMES, INDEX, MEMORY, bounded, join, sign, split
 
 from world4rl_gym.model_index import PART_FILES
 from world4rl_gym.world_model import WorldModel, WorldModelError
 
-JSON_FILES = [INDEX, "denoiser/config.json", "reward_head/config.json"]
+JSON_FILES = [INDEX, "denoiser/config.json", "memory/config.json"]
 JSON_FILES.append("scheduler/scheduler_config.json")
 SETTINGS = settings(
     max_examples=50,
@@ -57,12 +57,12 @@ def check(folder: Path, original: WorldModel, name: str, data: bytes, signed: bo
             return
         for key, value in loaded.state_dict().items():
             assert torch.isfinite(value).all()
-            if name not in (DENOISER, REWARD):
+            if name not in (DENOISER, MEMORY):
                 assert torch.equal(value, original.state_dict()[key])
         if name.endswith(".json"):
             stated = json.loads(data)
-            config = vars(loaded.config) | vars(loaded.scheduler)
-            config |= vars(loaded.reward_head.config) | vars(loaded.denoiser.config)
+            config = vars(loaded.config) | vars(loaded.scheduler_config)
+            config |= dict(loaded.memory.config) | dict(loaded.denoiser.config)
             for key in stated.keys() & config.keys() - {"sigma_data", "frame_size"}:
                 assert json.loads(json.dumps(config[key])) == stated[key]
         elif not signed:
@@ -93,7 +93,7 @@ def test_a_fuzzed_json_files(fuzzed: Path, tiny_world_model: WorldModel, data) -
 @SETTINGS
 @given(data=st.data())
 def test_a_fuzzed_headers(fuzzed: Path, tiny_world_model: WorldModel, data) -> None:
-    name = data.draw(st.sampled_from([DENOISER, REWARD, FRAMES]))
+    name = data.draw(st.sampled_from([DENOISER, MEMORY, FRAMES]))
     header, body = split((fuzzed / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         key = data.draw(st.sampled_from(sorted(header)) | st.text(max_size=8))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tampering import DENOISER, FRAMES, REWARD, edit_tensors, join, load_refused, split, write
+from tampering import DENOISER, FRAMES, MEMORY, edit_tensors, join, load_refused, split, write
 
-WEIGHTS = pytest.mark.parametrize("name", [DENOISER, REWARD, FRAMES])
+WEIGHTS = pytest.mark.parametrize("name", [DENOISER, MEMORY, FRAMES])
 
 
 @WEIGHTS
@@ -122,37 +122,37 @@ def test_a_holed_offsets(model_folder: Path) -> None:
 )
 def test_a_offsets_of_odd_kinds(model_folder: Path, offsets) -> None:
     def change(header, body):
-        header["unet.head.bias"]["data_offsets"] = offsets
+        header["head.bias"]["data_offsets"] = offsets
 
     edit_tensors(model_folder, DENOISER, change)
-    load_refused(model_folder, DENOISER, "unet.head.bias", "data_offsets")
+    load_refused(model_folder, DENOISER, "head.bias", "data_offsets")
 
 
 def test_a_shape_against_bytes(model_folder: Path) -> None:
     def change(header, body):
-        begin, end = header["unet.head.bias"]["data_offsets"]
-        header["unet.head.bias"]["data_offsets"] = [begin, end - 2]
+        begin, end = header["head.bias"]["data_offsets"]
+        header["head.bias"]["data_offsets"] = [begin, end - 2]
 
     edit_tensors(model_folder, DENOISER, change)
-    load_refused(model_folder, DENOISER, "unet.head.bias", "data_offsets")
+    load_refused(model_folder, DENOISER, "head.bias", "data_offsets")
 
 
 @pytest.mark.parametrize("dtype", ["F128", "", None, 7, ["F16"], {"F16": 1}, "F16 ", "f16"])
 def test_a_unknown_dtype(model_folder: Path, dtype) -> None:
     def change(header, body):
-        header["unet.head.bias"]["dtype"] = dtype
+        header["head.bias"]["dtype"] = dtype
 
     edit_tensors(model_folder, DENOISER, change)
-    load_refused(model_folder, DENOISER, "unet.head.bias", "dtype")
+    load_refused(model_folder, DENOISER, "head.bias", "dtype")
 
 
 @pytest.mark.parametrize("entry", [None, [], 7, {}, {"dtype": "F16"}])
 def test_a_entry_of_odd_kind(model_folder: Path, entry) -> None:
     def change(header, body):
-        header["unet.head.bias"] = entry
+        header["head.bias"] = entry
 
     edit_tensors(model_folder, DENOISER, change)
-    load_refused(model_folder, DENOISER, "unet.head.bias")
+    load_refused(model_folder, DENOISER, "head.bias")
 
 
 class _Hostile:
@@ -172,7 +172,7 @@ def test_a_pickle_under_that_name(
 
 
 def test_a_torch_zip_under_that_name(model_folder: Path, tmp_path: Path) -> None:
-    torch.save({"unet.head.bias": torch.zeros(48)}, tmp_path / "weights.pt")
+    torch.save({"head.bias": torch.zeros(144)}, tmp_path / "weights.pt")
     assert zipfile.is_zipfile(tmp_path / "weights.pt")
     write(model_folder, DENOISER, (tmp_path / "weights.pt").read_bytes())
     load_refused(model_folder, DENOISER, "pickle")
@@ -186,30 +186,31 @@ def test_a_git_lfs_pointer_under_that_name(model_folder: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", [DENOISER, REWARD])
+@pytest.mark.parametrize("name", [DENOISER, MEMORY])
 def test_a_nan_or_inf_weights(model_folder: Path, name: str, value: float) -> None:
     tensors = safetensors.torch.load((model_folder / name).read_bytes())
-    key = sorted(tensors)[-1]
+    key = next(key for key in sorted(tensors) if tensors[key].numel() > 1)
     tensors[key].view(-1)[-1] = value
     write(model_folder, name, safetensors.torch.save(tensors))
     load_refused(model_folder, name, key, "NaN")
 
 
-@pytest.mark.parametrize("value", [float("nan"), 1.5])
-def test_a_nan_or_wild_initial_actions(model_folder: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("field", ["state", "command"])
+def test_a_nan_or_inf_initial_robot_states(model_folder: Path, field: str, value: float) -> None:
     tensors = safetensors.torch.load((model_folder / FRAMES).read_bytes())
-    tensors["actions"][0, 0, 0] = value
+    tensors[field][0, 0] = value
     write(model_folder, FRAMES, safetensors.torch.save(tensors))
-    load_refused(model_folder, FRAMES, "actions")
+    load_refused(model_folder, FRAMES, field, "NaN")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.uint8])
 def test_a_wrong_dtype(model_folder: Path, dtype: torch.dtype) -> None:
-    tensors = safetensors.torch.load((model_folder / REWARD).read_bytes())
+    tensors = safetensors.torch.load((model_folder / MEMORY).read_bytes())
     key = sorted(tensors)[0]
     tensors[key] = tensors[key].to(dtype)
-    write(model_folder, REWARD, safetensors.torch.save(tensors))
-    load_refused(model_folder, REWARD)
+    write(model_folder, MEMORY, safetensors.torch.save(tensors))
+    load_refused(model_folder, MEMORY)
 
 
 def test_a_wrong_dtype_of_the_initial_frames(model_folder: Path) -> None:
@@ -219,13 +220,15 @@ def test_a_wrong_dtype_of_the_initial_frames(model_folder: Path) -> None:
     load_refused(model_folder, FRAMES, "task_ids", "dtype")
 
 
-@pytest.mark.parametrize("shape", [[1, 48], [48, 1], [], [47], [-48], ["48"], [48.0], None, 48])
+@pytest.mark.parametrize(
+    "shape", [[1, 144], [144, 1], [], [143], [-144], ["144"], [144.0], None, 144]
+)
 def test_a_wrong_shape(model_folder: Path, shape) -> None:
     def change(header, body):
-        header["unet.head.bias"]["shape"] = shape
+        header["head.bias"]["shape"] = shape
 
     edit_tensors(model_folder, DENOISER, change)
-    load_refused(model_folder, DENOISER, "unet.head.bias", "shape")
+    load_refused(model_folder, DENOISER, "head.bias", "shape")
 
 
 @WEIGHTS

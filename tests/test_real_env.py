@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from gl import needs_gl
 
 from training.real_env import (
@@ -76,7 +75,7 @@ def test_frames_are_averages_of_larger_ones() -> None:
     env = RealEnv("lever-pull")
     try:
         small, _ = env.reset(seed=5)
-        env._supersampling = 1
+        env._supersampling, env._shown = 1, None
         large = env.render()
     finally:
         env.close()
@@ -134,67 +133,62 @@ def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
 
 
 @needs_gl
-def test_a_plan_does_in_reality_what_a_policy_does_in_imagination(tmp_path: Path) -> None:
-    from training.replay import imagine
-
+def test_a_recorded_episode_done_again_is_the_same() -> None:
     from training.collect_episodes import Args, collect_episode, make_actor
-    from training.policy import make_policy, sample_actions, save_policy
-    from training.policy_network import PolicyConfig
-    from training.real_env import RealEnv
-    from world4rl_gym.world_model import WorldModel
+    from training.rollouts import make_real_env, replay
 
-    config = PolicyConfig("door-lock")
-    policy = make_policy(config)
-    save_policy(policy, config, tmp_path / "policy")
-    args = Args("plan", ("door-lock",), policy=str(tmp_path / "policy"), deterministic=True)
-    env = RealEnv("door-lock", terminate_on_success=False)
+    env = make_real_env("door-lock", draw_all=True)
     try:
-        episode = collect_episode(env, 3, "plan", make_actor(args, env, 3))
+        played = collect_episode(env, 3, "expert", make_actor(Args(), env, 3))
+        again = replay(env, 3, "replay", played.actions)
+        env.drawn = "first"
+        unseen = replay(env, 3, "replay", played.actions)
     finally:
         env.close()
-    model = WorldModel.from_pretrained()
-    dreamt = imagine(
-        model.denoiser,
-        model.scheduler,
-        episode.frames[:1],
-        lambda frames: sample_actions(policy, frames, None),
-        len(episode),
-        model.config.num_inference_steps,
-        torch.tensor([3]),
-    )[0]
-    assert np.array_equal(episode.actions, dreamt.actions)
-    assert not np.array_equal(episode.frames[-1], dreamt.frames[-1])
-    with pytest.raises(ValueError, match="policy"):
-        Args("plan")
+    assert played.state is not None and played.command is not None
+    assert played.state.shape == (51, 4) and played.command.shape == (51, 3)
+    assert np.array_equal(again.frames, played.frames)
+    assert np.array_equal(unseen.frames, played.frames[:1])
+    assert np.array_equal(unseen.state, played.state)
+    assert np.array_equal(unseen.command, played.command)
 
 
 @needs_gl
-def test_plans_are_carried_out_whatever_is_seen(tmp_path: Path) -> None:
-    from training.evaluate import evaluate
-    from training.real_rollouts import real_episodes
+def test_the_robots_state_is_observed_where_asked() -> None:
+    from training.real_env import RealEnv
 
-    from training.policy import make_policy, save_policy
-    from training.policy_network import PolicyConfig
-    from world4rl_gym.world_model import WorldModel
+    env = RealEnv("hammer", obs_type="pixels_agent_pos", drawn="first")
+    try:
+        first, _ = env.reset(seed=1)
+        later, *_ = env.step(np.array([0.5, 0, 0, 0], np.float32))
+        assert env.observation_space.contains(first) and env.observation_space.contains(later)
+        assert np.array_equal(first["pixels"], later["pixels"])
+        moved = later["agent_pos"][4:] - first["agent_pos"][4:]
+        assert np.allclose(moved, [0.015, 0, 0], atol=1e-6)  # three times half a centimetre
+        assert not np.array_equal(env.render(), later["pixels"])
+    finally:
+        env.close()
 
-    config = PolicyConfig("door-lock")
-    for name in ("one", "other"):
-        save_policy(make_policy(config), config, tmp_path / name)
-    played = real_episodes(tmp_path / "one", [3, 4], workers=1)
-    plans = np.stack([episode.actions for episode in played])
-    again = real_episodes(tmp_path / "other", [3, 4], workers=1, plans=plans)
-    for one, two in zip(played, again, strict=True):
-        assert np.array_equal(one.actions, two.actions)
-        assert np.array_equal(one.frames, two.frames)
-    (short,) = real_episodes(tmp_path / "other", [3], workers=1, plans=plans[:1, :7])
-    assert np.array_equal(short.actions, plans[0, :7])
-    result = evaluate(
-        tmp_path / "one", WorldModel.from_pretrained(), [3, 4], real=False, plans=True, workers=1
-    )
-    assert result.real is None
-    assert result.planned is not None
-    assert len(result.planned) == 2
-    assert set(result.record()) == {"task", "real", "imagined", "planned"}
+
+@needs_gl
+def test_the_object_is_drawn_where_the_camera_is_said_to_see_it() -> None:
+    from training.real_env import RealEnv, to_pixels
+
+    env = RealEnv("soccer")
+    try:
+        env.reset(seed=2_000_001)
+        column, row = to_pixels(env.object_position)
+        before = env.render().astype(int)
+        env._sim.data.qpos[9:11] += 0.05  # the ball, five centimetres off
+        env._mj_forward(env._sim.model, env._sim.data)
+        env._shown = None
+        changed = np.abs(env.render().astype(int) - before).sum(axis=2) > 30
+    finally:
+        env.close()
+    rows, columns = np.nonzero(changed)
+    assert len(rows) > 0
+    nearest = np.hypot(columns - column, rows - row).min()
+    assert nearest < 3
 
 
 def test_unknown_task_lists_the_valid_ones() -> None:

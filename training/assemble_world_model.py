@@ -167,7 +167,7 @@ class Args:
     denoiser: Path = Path("runs/denoiser")
     episodes: Path = Path("data/episodes")
     starts: int = 100
-    anywhere: int = 20
+    anywhere: int = 120
     num_inference_steps: int = 2
     out: Path = Path("runs/world_model")
 
