@@ -31,7 +31,7 @@ def make_tiny_world_model(
     commands = COMMANDS if states else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        eyes = Eyes(frame_size=frame_size, code_size=CODES, state_size=states, width=4)
+        eyes = Eyes(tasks=len(TASKS), frame_size=frame_size, code_size=CODES, width=4)
         memory = Memory(
             tasks=len(TASKS),
             members=2,

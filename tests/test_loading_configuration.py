@@ -90,7 +90,7 @@ def test_a_odd_sizes_of_the_denoiser(model_folder: Path, field: str, value) -> N
 @pytest.mark.parametrize("value", NUMBERS)
 @pytest.mark.parametrize(
     ("name", "field"),
-    [(EYES, "frame_size"), (EYES, "code_size"), (EYES, "width")]
+    [(EYES, "tasks"), (EYES, "frame_size"), (EYES, "code_size"), (EYES, "width")]
     + [(MEMORY, field) for field in ("tasks", "members", "action_size", "code_size", "width")],
 )
 def test_a_odd_sizes_of_eyes_and_memory(model_folder: Path, name: str, field: str, value) -> None:
@@ -101,8 +101,12 @@ def test_a_odd_sizes_of_eyes_and_memory(model_folder: Path, name: str, field: st
 @pytest.mark.parametrize("value", [-1, 10**9, HUGE, "4", "", True, None, 4.0, [4], {}])
 @pytest.mark.parametrize(
     ("name", "field"),
-    [(EYES, "state_size"), (MEMORY, "state_size"), (MEMORY, "command_size")]
-    + [(DENOISER, "state_size"), (DENOISER, "condition_blocks")],
+    [
+        (MEMORY, "state_size"),
+        (MEMORY, "command_size"),
+        (DENOISER, "state_size"),
+        (DENOISER, "condition_blocks"),
+    ],
 )
 def test_a_odd_sizes_that_may_be_none(model_folder: Path, name: str, field: str, value) -> None:
     edit_json(model_folder, name, **{field: value})
@@ -231,7 +235,7 @@ def test_a_odd_format_version(model_folder: Path, value) -> None:
         (DENOISER, "denoise_blocks", 2),
         (EYES, "frame_size", 32),
         (EYES, "width", 8),
-        (EYES, "state_size", 2),
+        (EYES, "code_size", 7),
         (MEMORY, "tasks", 3),
         (MEMORY, "members", 3),
         (MEMORY, "width", 8),

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_episodes(tmp_path_factory.mktemp("data"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        eyes = Eyes(frame_size=16, code_size=CODES, state_size=0, width=4).eval()
+        eyes = Eyes(frame_size=16, code_size=CODES, width=4).eval()
     (folder / "fixed").mkdir()
     save_component(eyes, folder / "fixed" / "eyes")
     return folder

@@ -40,22 +40,27 @@ def test_pixels_make_the_round_trip_exactly() -> None:
 
 def test_codes_are_standardised_over_the_batches_of_training() -> None:
     torch.manual_seed(0)
-    eyes = Eyes(frame_size=16, code_size=5, state_size=0, width=4).train()
+    eyes = Eyes(frame_size=16, code_size=5, width=4).task(0).train()
     frames = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
     codes = eyes.encode(frames)
     assert torch.allclose(codes.mean(dim=0), torch.zeros(5), atol=1e-4)
     assert torch.allclose(codes.std(dim=0, correction=0), torch.ones(5), atol=3e-2)
-    for _ in range(200):
+    for _ in range(500):
         eyes.encode(frames)
     assert torch.allclose(eyes.eval().encode(frames), codes, atol=0.1)
 
 
 def test_a_code_speaks_of_its_frame_alone(tiny_world_model: WorldModel) -> None:
     frames = torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
-    codes = tiny_world_model.encode(frames)
+    ids = np.array([0, 1, 0, 1])
+    codes = tiny_world_model.encode(frames, ids)
     assert codes.shape == (4, CODES) and codes.dtype == torch.float32
-    assert torch.allclose(tiny_world_model.encode(frames[2:3]), codes[2:3], atol=1e-6)
-    assert not torch.allclose(codes[0], codes[1])
+    assert torch.allclose(tiny_world_model.encode(frames[2:3], ids[2:3]), codes[2:3], atol=1e-6)
+    assert not torch.allclose(codes[0], codes[2])
+    own = [tiny_world_model.task_eyes(task).encode(frames) for task in ("push", "pull")]
+    assert torch.allclose(own[0][::2], codes[::2], atol=1e-6)
+    assert torch.allclose(own[1][1::2], codes[1::2], atol=1e-6)
+    assert not torch.allclose(own[0], own[1], atol=1e-2)
 
 
 def begin(model: WorldModel, rows: int = 2) -> tuple[TaskMemory, tuple[torch.Tensor, ...]]:
@@ -176,8 +181,9 @@ def test_bad_configurations_name_the_field(config, values, field) -> None:
 @pytest.mark.parametrize(
     ("part", "other", "field"),
     [
-        ("eyes", Eyes(frame_size=32, code_size=CODES, width=4), "frame_size"),
-        ("eyes", Eyes(frame_size=SIZE, code_size=CODES + 1, width=4), "code_size"),
+        ("eyes", Eyes(tasks=1, frame_size=SIZE, code_size=CODES, width=4), "eyes' tasks"),
+        ("eyes", Eyes(tasks=2, frame_size=32, code_size=CODES, width=4), "frame_size"),
+        ("eyes", Eyes(tasks=2, frame_size=SIZE, code_size=CODES + 1, width=4), "code_size"),
         ("denoiser", Denoiser(frame_size=SIZE, code_size=CODES, state_size=1, width=8), "state"),
     ],
 )

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from torch.nn import functional as F
 
 from training import command
 from training.collect_episodes import load_start_frames
 from training.episodes import load_episodes
 from training.sequences import Sequences, make_sequences
+from training.train_eyes import load_task_eyes
 from training.train_memory import unroll
 from world4rl_gym.components import load_component, round_weights, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.eyes import Eyes, EyesConfig
+from world4rl_gym.eyes import Eyes, TaskEyes
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import Memory, MemoryConfig, TaskMemory
 from world4rl_gym.scheduler import SchedulerConfig
@@ -29,7 +31,7 @@ from world4rl_gym.world_model import WorldModel, WorldModelConfig
 
 
 def assemble(
-    eyes: Eyes,
+    eyes: Mapping[str, TaskEyes],
     memories: Mapping[str, TaskMemory],
     initial_frames: InitialFrames,
     denoiser: Denoiser | None = None,
@@ -43,8 +45,8 @@ def assemble(
     """A world model of these parts.
 
     Args:
-        eyes: The eyes that the memories were trained with.
-        memories: The memory of each task, in the order of the tasks.
+        eyes: The eyes of each task.
+        memories: The memory of each task, trained with them, in the order of the tasks.
         initial_frames: Contexts of all tasks, in the same order.
         denoiser: None gives an untrained one: nothing worth seeing is drawn.
         scheduler: The denoiser's noise levels.
@@ -58,16 +60,20 @@ def assemble(
     memory = Memory(**{**dataclasses.asdict(first.config), "tasks": len(tasks)})
     for own, trained in zip(memory.of_task, memories.values(), strict=True):
         own.load_state_dict(trained.state_dict())
+    shape = next(iter(eyes.values())).config
+    every = Eyes(**{**dataclasses.asdict(shape), "tasks": len(tasks)})
+    for task, own_eyes in zip(tasks, every.of_task, strict=True):
+        own_eyes.load_state_dict(eyes[task].state_dict())
     if denoiser is None:
         denoiser = Denoiser(
-            frame_size=eyes.config.frame_size,
-            code_size=eyes.config.code_size,
+            frame_size=shape.frame_size,
+            code_size=shape.code_size,
             state_size=first.config.state_size,
             width=8,
             condition_blocks=0,
         )
     return WorldModel(
-        eyes,
+        every,
         memory,
         denoiser,
         scheduler or SchedulerConfig(),
@@ -122,25 +128,28 @@ def load_task_memory(folder: Path) -> TaskMemory:
 
 @torch.no_grad()
 def calibrate(memory: TaskMemory, sequences: Sequences) -> float:
-    """Shifts a memory's logits, in place, so that it imagines as many successes as there were.
+    """Shifts a memory's logits, in place, to what makes the true outcomes most likely.
+
+    Counting successes alike instead would let a few undecided episodes move the shift far.
 
     Args:
         memory: The task's.
-        sequences: Episodes held out from its training.
+        sequences: Episodes held out from its training. Plans are right: of what a policy played on
+            real observations the memory misses more than of what it does in imagination.
 
     Returns:
-        The shift, of the smallest size that does it best.
+        The shift.
     """
     logits = unroll(memory, sequences).logit + memory.logit_shift
     inside = sequences.mask.bool()[:, :, None]
-    real = float(sequences.outcome.float().mean())
+    outcome = sequences.outcome.float()
 
-    def bias(shift: float) -> float:
+    def unlikeliness(shift: float) -> float:
         chance = (logits - shift).masked_fill(~inside, -1e4).sigmoid().mean(dim=2).amax(dim=1)
-        return abs(float((chance >= 0.5).float().mean()) - real)
+        return float(F.binary_cross_entropy(chance.clamp(1e-6, 1 - 1e-6), outcome))
 
-    shifts = sorted(np.linspace(-4, 4, 161).tolist(), key=abs)
-    chosen = min(shifts, key=bias)  # the first of equals
+    shifts = sorted(np.linspace(-2, 2, 81).tolist(), key=abs)
+    chosen = min(shifts, key=unlikeliness)  # the first of equals
     memory.logit_shift.fill_(chosen)
     return float(chosen)
 
@@ -151,10 +160,10 @@ class Args:
 
     Attributes:
         tasks: Tasks, in the order that the world model keeps.
-        eyes: Folder that holds `eyes`.
-        memories: Folder of each task's memory; "{task}" stands for its name.
+        eyes: Folder of each task's eyes; "{task}" stands for its name.
+        memories: Folder of each task's memory; the same.
         denoiser: Folder that holds `denoiser`.
-        episodes: Folder of episodes; those of the validation split calibrate.
+        episodes: Folder of episodes; plans of the validation split calibrate.
         starts: Start frames of each task that the world model carries.
         anywhere: Frames from within demonstrations of each task that it carries.
         num_inference_steps: Denoising steps a frame.
@@ -162,7 +171,7 @@ class Args:
     """
 
     tasks: tuple[str, ...]
-    eyes: Path = Path("runs/eyes")
+    eyes: Path = Path("runs/eyes/{task}")
     memories: Path = Path("runs/memory/{task}")
     denoiser: Path = Path("runs/denoiser")
     episodes: Path = Path("data/episodes")
@@ -177,16 +186,16 @@ def run(args: Args) -> None:
 
     Raises:
         WorldModelError: A part is missing or broken.
-        EpisodeError: There are no validation episodes.
+        EpisodeError: There are no validation plans.
     """
-    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+    eyes = {task: load_task_eyes(args.eyes, task) for task in args.tasks}
     memories, provenance = {}, {}
     for task in args.tasks:
         memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
         round_weights(memory)
-        held_out = load_episodes(args.episodes, "validation", [task])
-        shift = calibrate(memory, make_sequences(held_out, eyes))
-        provenance[task] = f"logits shifted by {shift:.2f} on {len(held_out)} validation episodes"
+        held_out = load_episodes(args.episodes, "validation", [task], ["plan"])
+        shift = calibrate(memory, make_sequences(held_out, eyes[task]))
+        provenance[task] = f"logits shifted by {shift:.2f} on {len(held_out)} validation plans"
         memories[task] = memory
     starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
     later = _contexts_within(args)

@@ -1,38 +1,34 @@
 #!/usr/bin/env bash
-# Builds the embedded world model from nothing: episodes, denoiser, reward head, initial frames.
-# Every step resumes, so the same command goes on where it was stopped.
+# Builds the embedded world model from nothing: episodes, eyes, a memory a task, the denoiser.
+# One process a core; every step resumes, so the same command goes on where it was stopped.
+#   training/build_default.sh [TASK ...]
 set -eu
 cd "$(dirname "$0")/.."
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
+out="${OUT:-world4rl_gym/assets/world_model}"
+tasks="${*:-coffee-pull soccer hammer door-lock lever-pull handle-pull}"
 run() { .venv/bin/python -m "training.$1" "${@:2}"; }
-tasks="coffee-pull soccer hammer door-lock lever-pull handle-pull"
+# shellcheck disable=SC2086  # one word a task
+collect() { run collect_episodes --tasks $tasks --workers "$(nproc)" --behaviour "$@"; }
+# shellcheck disable=SC2086
+each_task() { printf '%s\n' $tasks | xargs -P "$(nproc)" -I TASK .venv/bin/python -m "training.$@"; }
 
-training/collect_default.sh
-run collect_episodes --behaviour start --episodes 400 --seed-offset 50000
+# First frames alone, for the eyes; then whole episodes of experts and of random actions.
+collect start --episodes 2000
+collect start --episodes 200 --split validation
+collect expert --episodes 50 --seed-offset 10000
+collect random --episodes 30 --seed-offset 20000 --hold 5
+each_task train_eyes --task TASK
 
-# Of the weakest clones, which are what users refine, also what refinement in an earlier world model
-# made of them: that is where a policy goes that exploits imagination.
-for task in $tasks; do
-  [ -e "runs/refined-5/$task/curve.json" ] ||
-    run refine_policy --policy "runs/clone-5/$task" --out "runs/refined-5/$task" \
-      --episodes world4rl_gym/assets/demonstrations --demonstrations 5
+# Clones, their rollouts, perturbed replays, and rounds of plans, each done in the real env.
+each_task train_task_memory --task TASK
+
+# shellcheck disable=SC2086
+run train_denoiser --tasks $tasks
+# shellcheck disable=SC2086
+run assemble_world_model --tasks $tasks --out "$out"
+for task in $tasks; do  # what the demo clones
+  place="world4rl_gym/assets/demonstrations/$task/train"
+  mkdir -p "$place"
+  cp "data/episodes/$task/train/expert-001000"[0-4].npz "$place"
 done
-rollouts() { run collect_episodes --behaviour policy --policy "runs/$1/{task}" "${@:2}"; }
-rollouts refined-5 --episodes 30 --seed-offset 41000 --deterministic
-rollouts refined-5 --episodes 20 --seed-offset 41500
-rollouts refined-5 --episodes 10 --seed-offset 41000 --deterministic --split validation
-rollouts clone-5 --episodes 50 --seed-offset 200000 --deterministic --split validation
-
-# One process a core is a sixth faster than one process on both.
-ACCELERATE_USE_CPU=1 OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone \
-  --nproc_per_node "$(nproc)" -m training.train_world_model --out runs/denoiser \
-  --checkpoint-every 250 --picture-every 3000
-run train_reward_head --out runs/reward_head-real --steps 2500
-run train_reward_head --out runs/reward_head --init runs/reward_head-real --denoiser runs/denoiser \
-  --steps 800 --learning-rate 5e-4 --checkpoint-every 800 \
-  --closed-loop "runs/clone-5/{task}@200000"
-run assemble_world_model --denoiser runs/denoiser --reward-head runs/reward_head \
-  --contexts 10 --out world4rl_gym/assets/world_model \
-  --demonstrations world4rl_gym/assets/demonstrations
-run evaluate_world_model --out results --most-steps 5
-run model_card --folder world4rl_gym/assets/world_model --report results/world_model.json

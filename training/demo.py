@@ -10,6 +10,7 @@ real Meta-World.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -66,6 +67,8 @@ class Args:
         clone_steps: Gradient steps of cloning.
         refine_steps: Imagined steps.
         seed: Seed of cloning and refinement.
+        draws: How many demos to run, each from its own seed, in folders of their own below `out`;
+            `out/draws.json` has the results of all.
     """
 
     task: str = "lever-pull"
@@ -77,10 +80,12 @@ class Args:
     clone_steps: int = 4000
     refine_steps: int = 200_000
     seed: int = 0
+    draws: int = 1
 
     def __post_init__(self) -> None:
         check_task(self.task)
         require_at_least(self, 1, "episodes", "demonstrations", "clone_steps", "refine_steps")
+        require_at_least(self, 1, "draws")
 
 
 def clone_demonstrations(args: Args, world_model: WorldModel) -> ActorCriticPolicy:
@@ -90,7 +95,7 @@ def clone_demonstrations(args: Args, world_model: WorldModel) -> ActorCriticPoli
         EpisodeError: There are none.
     """
     episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
-    sequences = make_sequences(episodes[: args.demonstrations], world_model.eyes)
+    sequences = make_sequences(episodes[: args.demonstrations], world_model.task_eyes(args.task))
     seen, done = features_of(
         world_model.task_memory(args.task), sequences, world_model.config.max_episode_steps
     )
@@ -161,6 +166,24 @@ def run(args: Args) -> dict[str, Any]:
     print("\n" + describe(report))
     print(f"{args.out}: report.json, curve.png, rollout.gif, cloned, refined")
     return report
+
+
+def run_draws(args: Args) -> list[dict[str, Any]]:
+    """Runs the demo from several seeds; a draw that is done is not done again."""
+    told = []
+    for seed in range(args.seed, args.seed + args.draws):
+        out = args.out / str(seed)
+        path = out / "report.json"
+        if not path.exists():
+            run(dataclasses.replace(args, seed=seed, out=out, draws=1))
+        report = json.loads(path.read_text())
+        successes = {
+            name: {where: float(np.mean(kept)) for where, kept in report[name].items()}
+            for name in ("cloned", "refined")
+        }
+        told.append({"task": args.task, "seed": seed, "episodes": args.episodes, **successes})
+    save_record(args.out / "draws.json", told)
+    return told
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -245,7 +268,11 @@ def main() -> None:
     """Runs the command line."""
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)  # small networks: a second thread costs more than it gives
-    run(tyro.cli(Args, description=__doc__))
+    args = tyro.cli(Args, description=__doc__)
+    if args.draws == 1:
+        run(args)
+    else:
+        run_draws(args)
 
 
 if __name__ == "__main__":

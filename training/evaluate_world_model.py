@@ -36,7 +36,7 @@ from training.outcomes import (
     imagine,
     outcome_figures,
 )
-from training.pictures import comparison_strip, save_image, save_videos
+from training.pictures import comparison_strip, join_videos, save_image, save_video
 from training.real_env import RealEnv, require_real_env, split_seeds, to_pixels
 from training.records import save_record
 from training.refine_policy import imagined_env, refine
@@ -167,10 +167,11 @@ def eyes_accuracy(args: Args, world_model: WorldModel, task: str) -> dict[str, f
     held_out = load_start_frames(args.episodes, task, args.split)
     if known.objects is None or held_out.objects is None:
         return None
+    eyes = world_model.task_eyes(task)
     errors = 1000 * place_errors(
-        codes_of(world_model.eyes, known.frames).cpu().numpy(),
+        codes_of(eyes, known.frames).cpu().numpy(),
         known.objects[:, :2],
-        codes_of(world_model.eyes, held_out.frames).cpu().numpy(),
+        codes_of(eyes, held_out.frames).cpu().numpy(),
         held_out.objects[:, :2],
     )
     return {
@@ -232,7 +233,7 @@ def save_pictures(folder: Path, task: str, drawn: Sequence[Imagined]) -> None:
     if strips:
         save_image(folder / f"{task}.png", np.concatenate(strips))
         assert shown[0].frames is not None
-        save_videos(folder / task, shown[0].episode.frames, shown[0].frames)
+        save_video(folder / f"{task}.mp4", shown[0].episode.frames, shown[0].frames)
 
 
 def summary(tasks: dict[str, Any]) -> dict[str, Any]:
@@ -316,6 +317,9 @@ def evaluate(args: Args) -> dict[str, Any]:
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
     save_record(args.out / "world_model.json", report)
     (args.out / "world_model.md").write_text(table(report) + "\n")
+    videos = sorted((args.out / "pictures").glob("*.mp4"))
+    if videos:
+        join_videos(videos, args.out / "pictures" / "rollouts.gif")
     return report
 
 

@@ -30,6 +30,8 @@ DEVIATION = 0.25
 """Of a new policy's actions: small, for it begins as a clone."""
 ROLLOUT_STEPS = 3200
 """Env steps between two updates of PPO, over all rows."""
+CRITIC_STEPS = 16_000
+"""Env steps in which the critic learns before the policy does."""
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Features `(B, F)` float32 -> actions `(B, A)` float32 in [-1, 1]."""
@@ -137,6 +139,19 @@ def make_ppo(policy: ActorCriticPolicy, env: VecEnv, seed: int) -> PPO:
     )
     model.policy.load_state_dict(policy.state_dict())
     return model
+
+
+def learn_critic(ppo: PPO, steps: int) -> None:
+    """Trains the critic alone, for so many env steps: a clone comes without one.
+
+    With a critic that knows nothing, PPO's first updates lead a strong clone astray.
+    """
+    actor = [p for name, p in ppo.policy.named_parameters() if "value" not in name]
+    for parameter in actor:
+        parameter.requires_grad_(False)
+    ppo.learn(steps)
+    for parameter in actor:
+        parameter.requires_grad_(True)
 
 
 def mean_actions(policy: ActorCriticPolicy) -> Act:

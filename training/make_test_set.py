@@ -33,11 +33,10 @@ from training.refine_policy import real_env, refine
 from training.rollouts import make_real_env, perturbed, play, replay
 from training.sequences import make_sequences
 from training.settings import require_at_least
+from training.train_eyes import load_task_eyes
 from training.train_memory import make_memory
-from world4rl_gym.components import load_component
-from world4rl_gym.eyes import Eyes, EyesConfig
 
-REAL_STEPS = {"clone-5": 24_000, "clone-50": 16_000}
+REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
 """Steps of PPO in the real env that improve each clone."""
 
 
@@ -48,7 +47,7 @@ class Args:
     Attributes:
         tasks: Tasks.
         split: The split whose starts are played.
-        eyes: Folder that holds `eyes`.
+        eyes: Folder of each task's eyes; "{task}" stands for its name.
         episodes: Folder of episodes.
         policies: Folder of the policies; made where they are missing.
         count: Episodes of each policy.
@@ -58,7 +57,7 @@ class Args:
 
     tasks: tuple[str, ...] = TASKS
     split: str = "test"
-    eyes: Path = Path("runs/eyes")
+    eyes: Path = Path("runs/eyes/{task}")
     episodes: Path = Path("data/episodes")
     policies: Path = Path("runs/unseen")
     count: int = 50
@@ -73,12 +72,14 @@ class Args:
 
 def make_task(args: Args, task: str) -> None:
     """Makes one task's policies and episodes, what is missing of them."""
-    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+    eyes = load_task_eyes(args.eyes, task)
     experts = load_episodes(args.episodes, "train", [task], ["expert"])
     known = experts + load_episodes(args.episodes, "train", [task], ["random"])
     sequences = make_sequences(experts, eyes)
     memory = make_memory(make_sequences(known, eyes), 1, 8, 0)  # for its units alone
-    world_model = assemble(eyes, {task: memory}, start_contexts(args.episodes, [task], "train", 8))
+    world_model = assemble(
+        {task: eyes}, {task: memory}, start_contexts(args.episodes, [task], "train", 8)
+    )
     folder = args.policies / task
     rng = np.random.default_rng(args.seed)
     clones = {"clone-5": rng.choice(len(experts), 5, replace=False), "clone-50": np.arange(50)}

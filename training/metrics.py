@@ -191,7 +191,7 @@ def place_errors(
 
     mean, deviation = codes.mean(axis=0), codes.std(axis=0) + 1e-6
     known = design((codes - mean) / deviation).astype(np.float64)
-    ridge = 1e-3 * len(known) * np.eye(known.shape[1])
+    ridge = 1e-5 * len(known) * np.eye(known.shape[1])
     weights = np.linalg.solve(known.T @ known + ridge, known.T @ places)
     told = design((test_codes - mean) / deviation) @ weights
     return np.linalg.norm(told - test_places, axis=1)

@@ -47,14 +47,21 @@ def save_image(path: Path, image: np.ndarray) -> None:
     iio.imwrite(path, image)
 
 
-def save_videos(stem: Path, real: np.ndarray, imagined: np.ndarray, scale: int = 4) -> None:
-    """Writes `stem`.mp4 and `stem`.gif: real above imagined, 10 frames a second."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def save_video(path: Path, real: np.ndarray, imagined: np.ndarray, scale: int = 2) -> None:
+    """Writes an MP4: real above imagined, 10 frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     length = min(len(real), len(imagined))
     gap = np.full((length, 2, real.shape[2], 3), 255, np.uint8)
     video = enlarge(np.concatenate([real[:length], gap, imagined[:length]], axis=1), scale)
-    iio.imwrite(stem.with_suffix(".mp4"), video, fps=10, codec="libx264", macro_block_size=1)
-    iio.imwrite(stem.with_suffix(".gif"), video, duration=100, loop=0)
+    iio.imwrite(path, video, fps=10, codec="libx264", macro_block_size=1)
+
+
+def join_videos(videos: Sequence[Path], path: Path) -> None:
+    """Writes a GIF of videos of one size side by side, every other frame."""
+    shown = [np.asarray(iio.imread(video))[::2] for video in videos]
+    length = min(map(len, shown))
+    joined = np.concatenate([video[:length] for video in shown], axis=2)
+    iio.imwrite(path, joined, duration=200, loop=0)
 
 
 @contextlib.contextmanager

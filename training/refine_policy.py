@@ -26,6 +26,8 @@ from tqdm import tqdm
 
 from training import command
 from training.features_policy import (
+    CRITIC_STEPS,
+    learn_critic,
     load_policy,
     make_policy,
     make_ppo,
@@ -212,6 +214,7 @@ def refine(
     name: str = "PPO",
     judge: Callable[[ActorCriticPolicy], float] | None = None,
     judge_every: int = 16_000,
+    critic_steps: int = CRITIC_STEPS,
 ) -> Refined:
     """Refines a copy of the policy.
 
@@ -223,10 +226,12 @@ def refine(
         name: Of the progress bar.
         judge: Success of a policy, by which the best is kept; None keeps the last.
         judge_every: Env steps between two judgements.
+        critic_steps: Env steps before those, in which the critic learns alone.
     """
     ppo = make_ppo(policy, env, seed)
+    learn_critic(ppo, critic_steps)
     progress = _Progress(steps, name, judge, judge_every)
-    ppo.learn(steps, callback=progress)
+    ppo.learn(steps, callback=progress)  # counts its steps from 0 again
     return Refined(progress.best or copy_of(ppo.policy), progress.curve)
 
 

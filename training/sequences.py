@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.episodes import Episode, EpisodeError
-from world4rl_gym.eyes import Eyes
+from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.pixels import channels_first
 
 
@@ -69,7 +69,7 @@ def join(parts: Sequence[Sequences]) -> Sequences:
 
 
 @torch.no_grad()
-def codes_of(eyes: Eyes, frames: np.ndarray) -> Tensor:
+def codes_of(eyes: TaskEyes, frames: np.ndarray) -> Tensor:
     """Codes `(N, K)` of `(N, H, W, 3)` uint8 frames."""
     return torch.cat(
         [
@@ -79,7 +79,7 @@ def codes_of(eyes: Eyes, frames: np.ndarray) -> Tensor:
     )
 
 
-def make_sequences(episodes: Sequence[Episode], eyes: Eyes) -> Sequences:
+def make_sequences(episodes: Sequence[Episode], eyes: TaskEyes) -> Sequences:
     """Turns episodes of one task into sequences.
 
     Raises:

@@ -24,9 +24,9 @@ from training.locks import locked
 from training.loop import fit
 from training.sequences import codes_of
 from training.settings import keep_settings, require_above, require_at_least
+from training.train_eyes import load_task_eyes
 from world4rl_gym.components import load_component, save_component
-from world4rl_gym.denoiser import Denoiser
-from world4rl_gym.eyes import Eyes, EyesConfig
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.scheduler import SchedulerConfig
 
@@ -38,8 +38,9 @@ class Args:
     Attributes:
         tasks: Tasks to learn from.
         episodes: Folder of episodes.
-        eyes: Folder that holds `eyes`.
+        eyes: Folder of each task's eyes; "{task}" stands for its name.
         out: Folder of the run; the denoiser appears in its `denoiser`.
+        init: Folder of a denoiser to begin with, as where the eyes changed; None begins anew.
         steps: Optimiser steps.
         batch_size: Frames a step.
         learning_rate: AdamW's, after the warm-up.
@@ -57,8 +58,9 @@ class Args:
 
     tasks: tuple[str, ...]
     episodes: Path = Path("data/episodes")
-    eyes: Path = Path("runs/eyes")
+    eyes: Path = Path("runs/eyes/{task}")
     out: Path = Path("runs/denoiser")
+    init: Path | None = None
     steps: int = 8000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -100,17 +102,19 @@ class DrawnFrames:
         return f"{zlib.crc32(self.pixels.cpu().numpy().tobytes()):08x}"
 
 
-def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Eyes) -> DrawnFrames:
+def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Path) -> DrawnFrames:
     """The frames of all drawn training episodes, with their codes and robot states.
 
     Raises:
         EpisodeError: There are none, or a file is broken.
     """
-    frames, states, first, count = [], [], [], 0
+    frames, states, codes, first, count = [], [], [], [], 0
     for task in tasks:
+        own = load_task_eyes(eyes, task)
         for episode in load_episodes(episodes, "train", [task]):
             if episode.is_drawn:
                 frames.append(episode.frames)
+                codes.append(codes_of(own, episode.frames))
                 empty = np.zeros((len(episode.frames), 0), np.float32)
                 states.append(empty if episode.state is None else episode.state)
                 first.append(np.full(len(episode.frames), count))
@@ -118,7 +122,7 @@ def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Eyes) -> Drawn
     pixels = np.concatenate(frames)
     return DrawnFrames(
         channels_first(torch.from_numpy(pixels)),
-        codes_of(eyes, pixels),
+        torch.cat(codes),
         torch.from_numpy(np.concatenate(states)),
         torch.from_numpy(np.concatenate(first)),
     )
@@ -150,6 +154,9 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
             denoise_blocks=args.denoise_blocks,
             residual_scale=residual_scale(data, config.sigma_data),
         )
+    if args.init is not None:
+        denoiser = load_component(args.init, "denoiser", Denoiser, DenoiserConfig)
+        denoiser.requires_grad_(True)
     denoiser.state_mean.copy_(data.state.mean(dim=0))
     denoiser.state_std.copy_(data.state.std(dim=0, correction=0).clamp(min=1e-4))
     data = DrawnFrames(
@@ -217,8 +224,7 @@ def run(args: Args) -> Path:
         EpisodeError: Episodes are missing or broken.
         SettingsError, RunError: The folder belongs to another run.
     """
-    eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
-    data = load_drawn_frames(args.episodes, args.tasks, eyes)
+    data = load_drawn_frames(args.episodes, args.tasks, args.eyes)
     with locked(args.out):
         keep_settings(args, args.out, ("device", "episodes", "eyes", "checkpoint_every"))
         save_component(train_denoiser(args, data), args.out / "denoiser")

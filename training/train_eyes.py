@@ -1,6 +1,6 @@
-"""Trains the eyes: an autoencoder of start frames, and of frames of episodes.
+"""Trains the eyes of one task: an autoencoder of start frames, and of frames of episodes.
 
-    python -m training.train_eyes --episodes data/episodes --out runs/eyes
+    python -m training.train_eyes --task soccer --episodes data/episodes
 
 No label goes in. Start frames are cheap (a reset each) and many; frames of episodes teach the eyes
 to look past the robot, whose state the decoder is given.
@@ -22,14 +22,13 @@ from training.episodes import load_episodes
 from training.locks import locked
 from training.loop import fit
 from training.settings import keep_settings, require_above, require_at_least, require_within
-from world4rl_gym.components import round_weights, save_component
-from world4rl_gym.eyes import Eyes
+from world4rl_gym.components import load_component, round_weights, save_component
+from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
 from world4rl_gym.pixels import channels_first, to_float
 
-LOSS_SCALE = 20.0
-"""Brings the pixels' squared error to the order of 1."""
-SMALL = 0.03
-"""Deviation, of pixels in [-1, 1], at which a pixel of a start frame counts most."""
+SQUARE, FOURTH = 20.0, 100.0
+"""Weights of the pixels' squared error and of its square. By the latter what is small counts: a
+ball of three pixels that is not drawn is a large error in few pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +36,29 @@ class Args:
     """Command line of `training.train_eyes`.
 
     Attributes:
-        tasks: Tasks to learn from.
+        task: The task.
         episodes: Folder of episodes and start frames.
-        out: Folder of the run; the eyes appear in its `eyes`.
+        out: Folder of the run; the eyes appear in its `eyes`. "{task}" stands for the task's name.
         code_size: Numbers in a code.
         width: Channels of the encoder.
         steps: Optimiser steps.
         batch_size: Frames a step.
+        whiten: Make all colours count alike, so that a small mark of a rare one stands out.
         later_share: Share of a batch that are frames of episodes, not start frames.
         learning_rate: AdamW's, after the warm-up.
         seed: Seed of weights and batches.
         device: Where to train.
     """
 
-    tasks: tuple[str, ...]
+    task: str
     episodes: Path = Path("data/episodes")
-    out: Path = Path("runs/eyes")
+    out: Path = Path("runs/eyes/{task}")
     code_size: int = 24
     width: int = 32
-    steps: int = 3000
+    steps: int = 900
     batch_size: int = 64
-    later_share: float = 0.4
+    whiten: bool = False
+    later_share: float = 0.25
     learning_rate: float = 2e-3
     seed: int = 0
     device: str = "cpu"
@@ -68,6 +69,35 @@ class Args:
         require_above(self, 0, "learning_rate")
 
 
+class Autoencoder(nn.Module):
+    """Eyes, and a decoder that draws what differs from the mean frame.
+
+    Args:
+        eyes: To be trained.
+        state_size: Numbers of the robot's state S; given it, the decoder need not find the robot in
+            the code. 0 without one.
+    """
+
+    def __init__(self, eyes: TaskEyes, state_size: int) -> None:
+        super().__init__()
+        self.eyes = eyes
+        side = eyes.config.frame_size // 8
+        self.decoder = nn.Sequential(
+            nn.Linear(eyes.config.code_size + state_size, 64 * side * side),
+            nn.Unflatten(1, (64, side, side)),
+            nn.SiLU(),
+            nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(64, 48, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(48, 3, 4, stride=2, padding=1),
+        )
+
+    def forward(self, frames: Tensor, state: Tensor) -> Tensor:
+        """`(B, 3, H, W)` uint8 and `(B, S)`, standardised -> `(B, 3, H, W)`, pixels of [-1, 1]."""
+        return self.decoder(torch.cat([self.eyes.encode(frames), state], dim=1))
+
+
 @dataclasses.dataclass(frozen=True)
 class Frames:
     """Frames to reconstruct.
@@ -75,39 +105,31 @@ class Frames:
     Attributes:
         pixels: `(N, 3, H, W)` uint8.
         state: `(N, S)` float32, the robot's standardised state.
-        task_ids: `(N,)` int64.
     """
 
     pixels: Tensor
     state: Tensor
-    task_ids: Tensor
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws frames and their states."""
+        rows = torch.randint(len(self.pixels), (count,), generator=generator)
+        return self.pixels[rows], self.state[rows]
 
 
 def load_frames(args: Args) -> tuple[Frames, Frames]:
     """Loads start frames and frames of episodes; the latter standardise the robot states."""
-    starts, later = [], []
-    for task_id, task in enumerate(args.tasks):
-        first = load_start_frames(args.episodes, task, "train")
-        starts.append((first.frames, first.state, task_id))
-        for episode in load_episodes(args.episodes, "train", [task]):
-            if episode.is_drawn:
-                state = episode.state
-                if state is None:
-                    state = np.zeros((len(episode.frames), 0), np.float32)
-                later.append((episode.frames, state, task_id))
-    seen = np.concatenate([state for _, state, _ in later])
+    first = load_start_frames(args.episodes, args.task, "train")
+    drawn = load_episodes(args.episodes, "train", [args.task], ["expert", "random"])
+    states = [np.zeros((len(e.frames), 0)) if e.state is None else e.state for e in drawn]
+    seen = np.concatenate(states)
     mean, deviation = seen.mean(axis=0), seen.std(axis=0).clip(1e-4)
 
-    def gather(parts: list[tuple[np.ndarray, np.ndarray, int]]) -> Frames:
-        ids = np.concatenate([np.full(len(frames), i) for frames, _, i in parts])
-        state = (np.concatenate([state for _, state, _ in parts]) - mean) / deviation
-        return Frames(
-            channels_first(torch.from_numpy(np.concatenate([frames for frames, _, _ in parts]))),
-            torch.from_numpy(state.astype(np.float32)),
-            torch.from_numpy(ids),
-        )
+    def made(frames: np.ndarray, state: np.ndarray) -> Frames:
+        standard = ((state - mean) / deviation).astype(np.float32)
+        return Frames(channels_first(torch.from_numpy(frames)), torch.from_numpy(standard))
 
-    return gather(starts), gather(later)
+    later = made(np.concatenate([e.frames for e in drawn]), seen)
+    return made(first.frames, first.state), later
 
 
 def train(args: Args) -> Path:
@@ -120,72 +142,70 @@ def train(args: Args) -> Path:
         EpisodeError: Frames are missing or broken.
         SettingsError, RunError: The folder belongs to another run.
     """
+    out = Path(str(args.out).replace("{task}", args.task))
     starts, later = load_frames(args)
-    mean = torch.stack(
-        [starts.pixels[starts.task_ids == i].float().mean(0) for i in range(len(args.tasks))]
-    )
-    mean = (mean / 127.5 - 1).to(args.device)
-    weight = torch.stack(
-        [_pixel_weights(starts.pixels[starts.task_ids == i]) for i in range(len(args.tasks))]
-    ).to(args.device)
+    mean = (starts.pixels.float().mean(dim=0) / 127.5 - 1).to(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        eyes = Eyes(
-            frame_size=starts.pixels.shape[-1],
-            code_size=args.code_size,
-            state_size=starts.state.shape[1],
-            width=args.width,
-        ).to(args.device)
+        whole = Eyes(1, starts.pixels.shape[-1], args.code_size, args.width)
+        autoencoder = Autoencoder(whole.task(0), starts.state.shape[1]).to(args.device)
+    if args.whiten:
+        colours = whitening(to_float(starts.pixels[:500]) - mean.cpu()).to(args.device)
+        filters = whole.task(0).encoder[0].weight
+        with torch.no_grad():
+            filters[:, :3] = 3 * torch.einsum("ocyx,cd->odyx", filters[:, :3], colours)
     from_later = round(args.batch_size * args.later_share)
 
     def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(
-            len(starts.pixels), (args.batch_size - from_later,), generator=generator
-        )
-        others = torch.randint(len(later.pixels), (from_later,), generator=generator)
-        pixels, state, ids = (
-            torch.cat([getattr(starts, name)[rows], getattr(later, name)[others]]).to(args.device)
-            for name in ("pixels", "state", "task_ids")
-        )
-        assert isinstance(model, Eyes)
-        wrong = model.decode(model.encode(pixels), state) + mean[ids] - to_float(pixels)
-        first, other = wrong.split([len(rows), from_later])
-        first = first * weight[ids[: len(rows)]]
-        return LOSS_SCALE * (first.square().sum() + other.square().sum()) / wrong.numel()
+        first = starts.batch(args.batch_size - from_later, generator)
+        other = later.batch(from_later, generator)
+        pixels, state = (torch.cat(pair).to(args.device) for pair in zip(first, other, strict=True))
+        wrong = model(pixels, state) + mean - to_float(pixels)
+        if args.whiten:
+            wrong = torch.einsum("cd,bdyx->bcyx", colours, wrong)
+        square = wrong.square()
+        return SQUARE * square.mean() + FOURTH * square.square().mean()
 
-    with locked(args.out):
-        keep_settings(args, args.out, ("device", "episodes"))
+    with locked(out):
+        keep_settings(args, out, ("device", "episodes"))
         fit(
-            eyes,
+            autoencoder,
             loss,
-            args.out,
+            out,
             steps=args.steps,
             peak_learning_rate=args.learning_rate,
             weight_decay=1e-3,
             fingerprint={"frames": len(starts.pixels) + len(later.pixels), "seed": args.seed},
             seed=args.seed,
-            name="eyes",
+            name=f"{args.task} eyes",
         )
-        round_weights(eyes.to("cpu"))  # what everything after is trained with is what ships
-        save_component(eyes, args.out / "eyes")
-    return args.out
+        round_weights(whole.to("cpu"))  # what everything after is trained with is what ships
+        save_component(whole, out / "eyes")
+    return out
 
 
-def _pixel_weights(frames: Tensor) -> Tensor:
-    """How much each pixel of a task's start frames counts, `(1, H, W)`.
+def whitening(difference: Tensor) -> Tensor:
+    """The `(3, 3)` matrix that makes the colours of `(N, 3, H, W)` vary alike, by as much as their
+    mean deviation."""
+    colours = difference.transpose(0, 1).flatten(1)
+    variance, axes = torch.linalg.eigh(colours @ colours.T / colours.shape[1])
+    deviation = variance.clamp(min=1e-6).sqrt()
+    return (axes / deviation) @ axes.T * deviation.mean()
 
-    What is small moves few pixels a little; weighted by their own deviation they count as much as
-    those of large things. Pixels that never change count little, else their noise would rule.
+
+def load_task_eyes(folder: Path, task: str) -> TaskEyes:
+    """Reads the eyes of a task; "{task}" in `folder` stands for its name.
+
+    Raises:
+        WorldModelError: They are missing or broken.
     """
-    pixels = frames.float() / 127.5
-    deviation = pixels.var(dim=0).mean(dim=0, keepdim=True).sqrt()
-    weight = (deviation / SMALL).clamp(max=1) * (SMALL / (deviation + SMALL)) ** 1.5 + SMALL
-    scale = pixels.var(dim=0).mean() / (weight * deviation).square().mean()
-    return weight * scale.sqrt()
+    place = Path(str(folder).replace("{task}", task))
+    return load_component(place, "eyes", Eyes, EyesConfig).task(0)
 
 
 def main() -> None:
     """Runs the command line."""
+    torch.set_num_threads(1)  # one process a task
     train(tyro.cli(Args, description=__doc__))
 
 

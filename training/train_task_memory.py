@@ -30,9 +30,11 @@ from training.assemble_world_model import (
 )
 from training.episodes import Episode, load_episode
 from training.features_policy import (
+    CRITIC_STEPS,
     clone,
     disturbed,
     features_of,
+    learn_critic,
     load_policy,
     make_policy,
     make_ppo,
@@ -46,10 +48,9 @@ from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.records import save_record
 from training.rollouts import make_real_env, outcomes, perturbed, play, real_starts, replay
 from training.sequences import Sequences, make_sequences
-from training.settings import keep_settings, require_at_least
+from training.settings import SettingsError, keep_settings, require_at_least
+from training.train_eyes import load_task_eyes
 from training.train_memory import MemoryRun, make_memory, train_memory, unroll
-from world4rl_gym.components import load_component
-from world4rl_gym.eyes import Eyes, EyesConfig
 from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
@@ -59,6 +60,8 @@ from world4rl_gym.world_model import WorldModel
 NOISE = 0.15
 """Deviation of the noise added to half of the clones' rollouts and plans."""
 PERSISTENCE = 0.8
+VALIDATION = 20
+"""Plans of each policy that are done from validation starts."""
 SOURCES = ("expert", "policy", "plan")
 """Whose actions are perturbed and done again."""
 
@@ -69,42 +72,42 @@ class Args:
 
     Attributes:
         task: The task.
-        eyes: Folder that holds `eyes`.
+        eyes: Folder of the task's eyes; "{task}" stands for the task's name.
         episodes: Folder of episodes.
         out: Folder of the run; "{task}" stands for the task's name.
         demonstrations: How many experts each clone imitates.
         rollouts: Episodes of each clone.
         replays: Perturbed replays.
-        rounds: Rounds of refining, planning, doing and training on.
+        ppo_steps: Steps of PPO in each round of refining, planning, doing and training on.
         plans: Plans a round.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
-        ppo_steps: Steps of PPO in each round.
         members: Members of the memory.
         width: Its units.
         seed: Seed of everything.
     """
 
     task: str
-    eyes: Path = Path("runs/eyes")
+    eyes: Path = Path("runs/eyes/{task}")
     episodes: Path = Path("data/episodes")
     out: Path = Path("runs/memory/{task}")
     demonstrations: tuple[int, ...] = (5, 10, 50)
     rollouts: int = 50
     replays: int = 2000
-    rounds: int = 2
+    ppo_steps: tuple[int, ...] = (48_000, 48_000, 150_000)
     plans: int = 400
     steps: int = 1000
     round_steps: int = 1200
-    ppo_steps: int = 48_000
     members: int = 2
     width: int = 160
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        require_at_least(self, 0, "rollouts", "replays", "rounds", "plans")
-        require_at_least(self, 1, "steps", "round_steps", "ppo_steps", "members", "width")
+        require_at_least(self, 0, "rollouts", "replays", "plans")
+        require_at_least(self, 1, "steps", "round_steps", "members", "width")
+        if min(self.ppo_steps, default=1) < 1:
+            raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
 
 
 class Builder:
@@ -118,7 +121,7 @@ class Builder:
     def __init__(self, args: Args) -> None:
         self.args = args
         self.out = Path(str(args.out).replace("{task}", args.task))
-        self.eyes = load_component(args.eyes, "eyes", Eyes, EyesConfig)
+        self.eyes = load_task_eyes(args.eyes, args.task)
         self.folder = args.episodes / args.task / "train"
         self.starts = start_contexts(args.episodes, [args.task], "train", 600)
         self.began = time.monotonic()
@@ -160,7 +163,7 @@ class Builder:
 
     def draft(self, memory: TaskMemory) -> WorldModel:
         """A world model that draws nothing worth seeing, to act in."""
-        return assemble(self.eyes, {self.args.task: memory}, self.starts)
+        return assemble({self.args.task: self.eyes}, {self.args.task: memory}, self.starts)
 
     def collect_rollouts(self) -> None:
         """Plays the clones, half of the episodes with noise; every frame is drawn."""
@@ -199,30 +202,48 @@ class Builder:
         )
 
     def train(self) -> TaskMemory:
-        """The whole of it; returns the finished memory."""
+        """The whole of it; returns the finished memory.
+
+        Rounds whose plans are stored are not done again: the first training learns from all that
+        there is.
+        """
         args = self.args
         self.collect_rollouts()
         self.collect_replays()
         played = [e for name in ("expert", "random", "policy") for e in self.episodes(name)]
         base = [(make_sequences(played, self.eyes), 0.4)]
         base.append((make_sequences(self.episodes("replay"), self.eyes), 0.6))
-        memory = self.fresh_memory()
-        run = MemoryRun(steps=args.steps, seed=args.seed)
-        memory = self.trained(memory, base, run, "memory-0")
-        for number in range(args.rounds):
+        rounds = len(args.ppo_steps)
+        stored = next((i for i in range(rounds) if not self.is_planned(i)), rounds)
+        while stored and (self.out / f"memory-{stored - 1}" / "memory").exists():
+            stored -= 1  # goes on from the last finished training
+        steps = args.steps + min(stored, 1) * args.round_steps
+        run = MemoryRun(steps=steps, seed=args.seed)
+        groups = self.groups(base, stored)
+        memory = self.trained(self.fresh_memory(), groups, run, f"memory-{stored}")
+        for number in range(stored, rounds):
             plans = self.plans_of_round(number, memory)
             fresh = make_sequences(plans, self.eyes)
             self.note(
                 round=number, fresh_plans=judged(memory, fresh), real=float(outcomes(plans).mean())
             )
-            everything = [e for i in range(number + 1) for e in self.round_plans(i)]
-            groups = [(group, share / 2) for group, share in base]
-            groups.append((make_sequences(everything, self.eyes), 0.5))
             run = MemoryRun(steps=args.round_steps, learning_rate=1e-3, seed=args.seed + 1 + number)
+            groups = self.groups(base, number + 1)
             memory = self.trained(memory, groups, run, f"memory-{number + 1}")
             self.note(round=number, after_training=judged(memory, fresh))
+        self.collect_validation(self.draft(memory))
         save_task_memory(memory, self.out / "memory")
         return memory
+
+    def groups(
+        self, base: Sequence[tuple[Sequences, float]], rounds: int
+    ) -> list[tuple[Sequences, float]]:
+        """What to train on: the base, and for half of it the plans of the first rounds."""
+        if not rounds:
+            return list(base)
+        plans = [episode for number in range(rounds) for episode in self.round_plans(number)]
+        half = [(sequences, share / 2) for sequences, share in base]
+        return [*half, (make_sequences(plans, self.eyes), 0.5)]
 
     def trained(
         self,
@@ -246,6 +267,26 @@ class Builder:
         paths = [self.folder / f"plan-{seed:07d}.npz" for seed in seeds]
         return [load_episode(path) for path in paths if path.exists()]
 
+    def collect_validation(self, world_model: WorldModel) -> None:
+        """Does what clones and refined policies plan from validation starts, to calibrate on."""
+        args = self.args
+        last = self.out / f"round-{len(args.ppo_steps) - 1}"
+        place = args.episodes / args.task / "validation"
+        for index, folder in enumerate([*self.clones(), *sorted(last.glob("policy-*"))]):
+            seeds = split_seeds("validation", VALIDATION, 50_000 + 2000 * index)
+            paths = [place / f"plan-{seed:07d}.npz" for seed in seeds]
+            if all(path.exists() for path in paths):
+                continue
+            starts = real_starts(self.env(), seeds)
+            imagination = Imagination(len(seeds), world_model, initial_frames=starts)
+            actions, _ = plan(imagination, mean_actions(load_policy(folder)), np.arange(len(seeds)))
+            for seed, own, path in zip(seeds, actions, paths, strict=True):
+                replay(self.env(), seed, "plan", own, folder.name).save(path)
+
+    def is_planned(self, number: int) -> bool:
+        """Whether all plans of a round are stored."""
+        return len(self.round_plans(number)) == self.args.plans
+
     def plan_seeds(self, number: int) -> range:
         """Where the plans of a round begin."""
         return split_seeds("train", self.args.plans, 170_000 + 2000 * number)
@@ -254,9 +295,8 @@ class Builder:
         """Refines clones in the memory and does in reality what they do in imagination."""
         args = self.args
         seeds = self.plan_seeds(number)
-        stored = self.round_plans(number)
-        if len(stored) == len(seeds):
-            return stored
+        if self.is_planned(number):
+            return self.round_plans(number)
         world_model = self.draft(memory)
         acts = []
         for index, folder in enumerate((self.clones()[0], self.clones()[-1])):
@@ -267,8 +307,9 @@ class Builder:
             )
             env.seed(args.seed + 10 * number + index)
             ppo = make_ppo(policy, env, args.seed + 10 * number + index)
-            for budget, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
-                ppo.learn(int(args.ppo_steps * budget), reset_num_timesteps=False)
+            learn_critic(ppo, CRITIC_STEPS)
+            for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
+                ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)
                 weights = make_policy(feature_size(world_model), world_model.action_size)
                 weights.load_state_dict(ppo.policy.state_dict())
                 acts.append((mean_actions(weights), noise))

@@ -1,7 +1,7 @@
 """Eyes: a frame's code, a few numbers that say where things are.
 
-Learned by reconstruction alone, and fixed before anything else is trained: a memory that learns to
-see by itself stays centimetres off, these place an object to the millimetre.
+Learned by reconstruction alone (`training.train_eyes`), and fixed before anything else is trained:
+a memory that learns to see by itself stays centimetres off, these place an object to millimetres.
 """
 
 from __future__ import annotations
@@ -26,42 +26,38 @@ class EyesConfig:
     """Shape of `Eyes`.
 
     Attributes:
+        tasks: Number of tasks, each with eyes of its own.
         frame_size: Height and width of a frame in pixels, a multiple of 8.
         code_size: Numbers in a code K.
-        state_size: Numbers of the robot's state S, which the decoder is given so that the code need
-            not hold the robot; 0 without one.
         width: Channels; the spatial softmax has as many maps.
 
     Raises:
         ValueError: A value is out of range; the message names the field.
     """
 
+    tasks: int = 1
     frame_size: int = 64
     code_size: int = 24
-    state_size: int = 4
     width: int = 32
 
     def __post_init__(self) -> None:
-        require_integers(self, frame_size=(16, 512), code_size=(1, 256), width=(4, 256))
-        require_integers(self, state_size=(0, 256))
+        require_integers(self, tasks=(1, 256), frame_size=(16, 512), code_size=(1, 256))
+        require_integers(self, width=(4, 256))
         if self.frame_size % 8:
             raise ValueError(f"frame_size: expected a multiple of 8, got {self.frame_size}")
 
 
-class Eyes(ModelMixin, ConfigMixin):
-    """An autoencoder of frames whose code is read from a spatial softmax.
+class TaskEyes(nn.Module):
+    """The eyes of one task.
 
-    The encoder finds, for each of `width` maps, where it fires (spatial softmax: Finn et al., Deep
-    Spatial Autoencoders, arXiv 1509.06113), so the code speaks of places. The decoder draws what
-    differs from the task's mean frame out of the code and the robot's state.
+    They find, for each of `width` maps, where it fires (spatial softmax: Finn et al., Deep Spatial
+    Autoencoders, arXiv 1509.06113), so the code speaks of places.
     """
 
-    @register_to_config
-    def __init__(
-        self, frame_size: int = 64, code_size: int = 24, state_size: int = 4, width: int = 32
-    ) -> None:
+    def __init__(self, config: EyesConfig) -> None:
         super().__init__()
-        EyesConfig(frame_size, code_size, state_size, width)
+        self.config = config
+        width = config.width
         self.encoder = nn.Sequential(
             nn.Conv2d(5, width, 5, stride=2, padding=2),
             nn.SiLU(),
@@ -77,19 +73,8 @@ class Eyes(ModelMixin, ConfigMixin):
             _Standardise(2 * width),
             nn.Linear(2 * width, 64),
             nn.SiLU(),
-            nn.Linear(64, code_size),
-            _Standardise(code_size),
-        )
-        side = frame_size // 8
-        self.decoder = nn.Sequential(
-            nn.Linear(code_size + state_size, 64 * side * side),
-            nn.Unflatten(1, (64, side, side)),
-            nn.SiLU(),
-            nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(64, 48, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(48, 3, 4, stride=2, padding=1),
+            nn.Linear(64, config.code_size),
+            _Standardise(config.code_size),
         )
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -99,15 +84,26 @@ class Eyes(ModelMixin, ConfigMixin):
         height, width = pixels.shape[-2:]
         maps = self.encoder(torch.cat([pixels, _grid(height, width, pixels)], dim=1))
         weights = (maps.flatten(2) * _SHARPNESS).softmax(dim=2)
-        places = (
-            _grid(maps.shape[-2], maps.shape[-1], maps)[:1].expand(len(maps), -1, -1, -1).flatten(2)
-        )
+        places = _grid(maps.shape[-2], maps.shape[-1], maps).flatten(2)
         return self.head(torch.einsum("bmn,bcn->bcm", weights, places).flatten(1))
 
-    def decode(self, code: Tensor, state: Tensor) -> Tensor:
-        """Codes `(B, K)` and standardised robot states `(B, S)` -> `(B, 3, H, W)`, what is to be
-        added to the task's mean frame in [-1, 1]."""
-        return self.decoder(torch.cat([code, state], dim=1))
+
+class Eyes(ModelMixin, ConfigMixin):
+    """The eyes of all tasks of a world model."""
+
+    @register_to_config
+    def __init__(
+        self, tasks: int = 1, frame_size: int = 64, code_size: int = 24, width: int = 32
+    ) -> None:
+        super().__init__()
+        config = EyesConfig(tasks, frame_size, code_size, width)
+        self.of_task = nn.ModuleList([TaskEyes(config) for _ in range(tasks)])
+
+    def task(self, index: int) -> TaskEyes:
+        """The eyes of a task."""
+        eyes = self.of_task[index]
+        assert isinstance(eyes, TaskEyes)
+        return eyes
 
 
 class _Standardise(nn.Module):

@@ -84,6 +84,7 @@ class MemoryFeatures(gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np
         if not isinstance(world_model, WorldModel):
             world_model = WorldModel.from_pretrained(world_model)
         self.world_model = world_model
+        self._task_ids = np.array([world_model.task_index(task)])
         self.memory = world_model.task_memory(task)
         states, commands = world_model.state_size, world_model.command_size
         size = world_model.frame_size
@@ -117,7 +118,7 @@ class MemoryFeatures(gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np
         )
         if self._first_code is None:
             frame = channels_first(torch.from_numpy(observation["pixels"]))[None]
-            self._first_code = self.world_model.encode(frame)
+            self._first_code = self.world_model.encode(frame, self._task_ids)
             self._last_state, self._steps = state, 0
         else:
             self._steps += 1

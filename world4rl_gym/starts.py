@@ -52,13 +52,13 @@ class Starts:
         self.candidates = contexts.select(self._kind, names)
         """Indices of the contexts that episodes are drawn from."""
         self.contexts = contexts.to(device)
-        self.codes = world_model.encode(self.contexts.frames)
-        """`(N, K)` float32, the contexts' codes."""
         names_of_model = world_model.config.tasks
         self.model_task_ids = np.array(
             [names_of_model.index(contexts.tasks[i]) for i in contexts.task_ids.tolist()]
         )
         """`(N,)`, indices of the contexts' tasks among the world model's."""
+        self.codes = world_model.encode(self.contexts.frames, self.model_task_ids)
+        """`(N, K)` float32, the contexts' codes."""
         self._task_ids = contexts.task_ids.cpu().numpy()
 
     def tasks(self, indices: np.ndarray) -> list[str]:

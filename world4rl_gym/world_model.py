@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.eyes import Eyes, EyesConfig
+from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
 from world4rl_gym.hub import find_folder, upload
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import Memory, MemoryConfig, MemoryState, TaskMemory
@@ -72,6 +72,7 @@ class WorldModel(nn.Module):
         self.config = config
         frame = (3, self.frame_size, self.frame_size)
         for field, expected, got in (
+            ("eyes' tasks", len(config.tasks), eyes.config.tasks),
             ("memory's tasks", len(config.tasks), memory.config.tasks),
             ("memory's code_size", eyes.config.code_size, memory.config.code_size),
             ("denoiser's code_size", eyes.config.code_size, denoiser.config.code_size),
@@ -119,7 +120,15 @@ class WorldModel(nn.Module):
         return next(self.denoiser.parameters()).device
 
     def task_memory(self, task: str | None = None) -> TaskMemory:
-        """Returns the memory of a task; None where the model has one task only.
+        """Returns the memory of a task; as `task_index`."""
+        return self.memory.task(self.task_index(task))
+
+    def task_eyes(self, task: str | None = None) -> TaskEyes:
+        """Returns the eyes of a task; as `task_index`."""
+        return self.eyes.task(self.task_index(task))
+
+    def task_index(self, task: str | None = None) -> int:
+        """Returns the index of a task; None where the model has one task only.
 
         Raises:
             ValueError: The task is unknown.
@@ -129,12 +138,17 @@ class WorldModel(nn.Module):
             task = names[0]
         if task not in names:
             raise ValueError(f"task: expected one of {', '.join(names)}, got {task!r}")
-        return self.memory.task(names.index(task))
+        return names.index(task)
 
     @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
-        """Codes `(B, K)` float32 of `(B, 3, H, W)` uint8 frames."""
-        return torch.cat([self.eyes.encode(part) for part in frames.split(256)])
+    def encode(self, frames: Tensor, task_ids: np.ndarray) -> Tensor:
+        """Codes `(B, K)` float32 of `(B, 3, H, W)` uint8 frames, each of the task of its index."""
+        codes = torch.zeros(len(frames), self.code_size, device=frames.device)
+        for task_id in np.unique(task_ids):
+            rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(frames.device)
+            for part in rows.split(256):
+                codes[part] = self.eyes.task(int(task_id)).encode(frames[part])
+        return codes
 
     @torch.no_grad()
     def begin(

@@ -1,0 +1,114 @@
+"""Eyes and memories at tiny size: what they learn from, and that they learn it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from episode_factory import make_episode
+
+from training import train_eyes
+from training.assemble_world_model import calibrate, load_task_memory, save_task_memory
+from training.collect_episodes import start_frames_path
+from training.episodes import Episode, EpisodeError
+from training.metrics import auroc
+from training.sequences import Sequences, make_sequences
+from training.train_memory import MemoryRun, command_rule, make_memory, train_memory, unroll
+from world4rl_gym.eyes import Eyes, TaskEyes
+
+
+def with_robot(episode: Episode) -> Episode:
+    """The square's place for a state, an exact integrator for a command."""
+    command = np.cumsum(np.concatenate([[[0.0]], 0.1 * episode.actions[:, :1]]), axis=0)
+    command = np.clip(command, -0.25, 0.55)
+    state = np.concatenate([0.9 * command, np.zeros_like(command)], axis=1)
+    return dataclasses.replace(
+        episode, state=state.astype(np.float32), command=command.astype(np.float32)
+    )
+
+
+@pytest.fixture(scope="module")
+def eyes() -> TaskEyes:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Eyes(frame_size=16, code_size=6, width=4).eval().task(0)
+
+
+@pytest.fixture(scope="module")
+def sequences(eyes: TaskEyes) -> Sequences:
+    made = [make_episode(i, "push", "expert" if i % 3 == 0 else "random") for i in range(60)]
+    return make_sequences([with_robot(episode) for episode in made], eyes)
+
+
+def test_the_command_rule_is_found_with_its_bounds(sequences: Sequences) -> None:
+    rule = command_rule(sequences)
+    assert float(rule["command_keep"]) == pytest.approx(1.0, abs=1e-3)
+    assert float(rule["command_gain"]) == pytest.approx(0.1, abs=1e-3)
+    assert float(rule["command_low"]) == pytest.approx(-0.25, abs=1e-3)
+    assert float(rule["command_high"]) == pytest.approx(0.55, abs=1e-3)
+
+
+def test_a_command_that_no_rule_gives_is_refused(sequences: Sequences) -> None:
+    wild = torch.rand(sequences.command.shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="command: component 0 is not a function"):
+        command_rule(dataclasses.replace(sequences, command=wild))
+
+
+def test_a_memory_learns_outcomes_and_motion(sequences: Sequences, tmp_path: Path) -> None:
+    memory = make_memory(sequences, 2, 16, 0)
+    score = lambda: unroll(memory, sequences).logit.mean(dim=2).amax(dim=1).detach().numpy()  # noqa: E731
+    before = auroc(score(), sequences.outcome.numpy())
+    run = MemoryRun(steps=250, batch_size=16, learning_rate=5e-3)
+    memory = train_memory(memory, [(sequences, 1.0)], run, tmp_path)
+    memory.eval()
+    assert auroc(score(), sequences.outcome.numpy()) > max(0.9, before)
+    told = unroll(memory, sequences).state.mean(dim=2).detach()
+    assert float((told - sequences.state[:, 1:]).abs().mean()) < 0.05
+    save_task_memory(memory, tmp_path / "memory")
+    again = load_task_memory(tmp_path / "memory").eval()
+    assert torch.allclose(
+        unroll(again, sequences).logit, unroll(memory, sequences).logit, atol=1e-6
+    )
+
+
+def test_calibration_undoes_a_bias(sequences: Sequences, tmp_path: Path) -> None:
+    memory = make_memory(sequences, 1, 16, 0)
+    run = MemoryRun(steps=250, batch_size=16, learning_rate=5e-3)
+    memory = train_memory(memory, [(sequences, 1.0)], run, tmp_path).eval()
+    honest = calibrate(memory, sequences)
+    with torch.no_grad():  # from now on it is an optimist
+        memory.outputs[-1].bias[:, :, memory.config.state_size] += 1.5
+    assert calibrate(memory, sequences) > honest + 0.3
+    with torch.no_grad():
+        memory.outputs[-1].bias[:, :, memory.config.state_size] -= 3.0
+    assert calibrate(memory, sequences) < honest - 0.3
+
+
+def test_states_in_some_episodes_alone_are_refused(eyes: TaskEyes) -> None:
+    some = [with_robot(make_episode(0)), make_episode(1)]
+    with pytest.raises(EpisodeError, match="state: expected in all episodes or in none"):
+        make_sequences(some, eyes)
+
+
+def test_eyes_train_from_frames_alone_and_code_what_moves(tmp_path: Path) -> None:
+    episodes = [make_episode(i) for i in range(64)]
+    seeds = np.arange(64)
+    empty = np.zeros((64, 0), np.float32)
+    frames = np.stack([episode.frames[0] for episode in episodes])
+    path = start_frames_path(tmp_path / "data", "push", "train")
+    path.parent.mkdir(parents=True)
+    np.savez(path, seeds=seeds, frames=frames, state=empty, command=empty)
+    for episode in episodes[:4]:
+        episode.save(tmp_path / "data" / "push" / "train" / f"expert-{episode.seed:07d}.npz")
+    args = train_eyes.Args(
+        "push", tmp_path / "data", tmp_path / "eyes", code_size=4, width=8, steps=150
+    )
+    trained = train_eyes.load_task_eyes(train_eyes.train(args), "push")
+    codes = trained.encode(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    row = torch.tensor([float(np.flatnonzero(f[:, :, 0].max(axis=1) > 200)[0]) for f in frames])
+    known = torch.cat([codes, torch.ones(64, 1)], dim=1)
+    told = known @ torch.linalg.lstsq(known, row.unsqueeze(1)).solution
+    assert float((told[:, 0] - row).abs().mean()) < 0.5 * float((row - row.mean()).abs().mean())

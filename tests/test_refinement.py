@@ -1,0 +1,181 @@
+"""PPO on features, at tiny size and as the recipe of a task runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tiny_world_model
+from gl import needs_gl
+
+from training.features_policy import (
+    clone,
+    disturbed,
+    learn_critic,
+    load_policy,
+    make_policy,
+    make_ppo,
+    mean_actions,
+    plan,
+    save_policy,
+)
+from training.refine_policy import Args, imagined_env, make_judge, refine, run
+from training.rollouts import perturbed
+from world4rl_gym.features import feature_size
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.world_model import WorldModel
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def world_model() -> WorldModel:
+    return make_tiny_world_model()
+
+
+def test_cloning_fits_the_mean_action() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(300, 5, generator=generator)
+    done = torch.tanh(seen[:, :2])
+    policy = make_policy(5, 2)
+    clone(policy, seen, done, steps=400)
+    told = torch.from_numpy(mean_actions(policy)(seen.numpy()))
+    assert float((told - done).abs().mean()) < 0.1
+
+
+def test_the_critic_learns_alone(world_model: WorldModel) -> None:
+    env = imagined_env(world_model, "push", seed=0, rows=64)
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    ppo = make_ppo(policy, env, seed=0)
+    learn_critic(ppo, 3200)
+    cloned, after = policy.state_dict(), ppo.policy.state_dict()
+    for name, value in after.items():
+        assert torch.equal(value, cloned[name]) == ("value" not in name), name
+    before = after["action_net.weight"].clone()
+    ppo.learn(3200, reset_num_timesteps=False)
+    assert not torch.equal(ppo.policy.state_dict()["action_net.weight"], before)
+    env.close()
+
+
+def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    told = iter([0.5, 0.9, 0.7])
+    judged = []
+
+    def judge(candidate) -> float:
+        judged.append({k: v.clone() for k, v in candidate.state_dict().items()})
+        return next(told)
+
+    env = imagined_env(world_model, "push", seed=0, rows=64)
+    refined = refine(policy, env, 6400, seed=0, judge=judge, judge_every=3200, critic_steps=3200)
+    env.close()
+    assert [(p.steps, p.judged) for p in refined.curve] == [(0, 0.5), (3200, 0.9), (6400, 0.7)]
+    for name, value in refined.policy.state_dict().items():
+        assert torch.equal(value, judged[1][name])
+
+
+def test_a_judge_believes_the_least_favourable_member() -> None:
+    world_model = make_tiny_world_model(success_threshold=0.01)
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    optimist = make_judge(world_model, "push")(policy)
+    with torch.no_grad():  # one member never sees success
+        world_model.task_memory("push").outputs[-1].bias[1, :, world_model.state_size] = -100
+    assert make_judge(world_model, "push")(policy) == 0.0
+    assert optimist > 0.0
+
+
+def test_a_policy_makes_the_round_trip(world_model: WorldModel, tmp_path: Path) -> None:
+    policy = make_policy(7, 3, seed=1)
+    save_policy(policy, tmp_path / "policy")
+    seen = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
+    assert np.array_equal(
+        mean_actions(load_policy(tmp_path / "policy"))(seen), mean_actions(policy)(seen)
+    )
+
+
+def test_refining_from_the_command_line_and_the_control_without_reward(
+    world_model: WorldModel, tmp_path: Path
+) -> None:
+    own = make_tiny_world_model()
+    own.config = type(own.config)(**{**vars(own.config), "tasks": ("hammer", "soccer")})
+    own.initial_frames = type(own.initial_frames)(
+        **{**vars(own.initial_frames), "tasks": ("hammer", "soccer")}
+    )
+    own.save_pretrained(tmp_path / "model")
+    save_policy(make_policy(feature_size(own), own.action_size), tmp_path / "clone")
+    results = {}
+    for reward in ("learned", "zero"):
+        out = tmp_path / reward
+        arguments = {"world_model": str(tmp_path / "model"), "steps": 3200, "reward": reward}
+        run(Args("hammer", tmp_path / "clone", out, **arguments))
+        assert len(json.loads((out / "curve.json").read_text())) == 2
+        results[reward] = load_policy(out / "policy").state_dict()
+    assert set(results["learned"]) == set(results["zero"])
+
+
+def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
+    imagination = Imagination(3, world_model, task="push")
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    starts = imagination.starts.candidates[:3]
+    actions, imagined = plan(imagination, mean_actions(policy), starts)
+    told = Imagination(3, world_model, task="push").rollout(actions, starts)
+    best = told.success_probability.amax(dim=1).numpy()
+    assert np.array_equal(imagined, best >= imagination.success_threshold)
+
+
+def test_disturbances_persist_and_are_repeatable() -> None:
+    nothing = lambda seen: np.zeros((len(seen), 2), np.float32)  # noqa: E731
+    noisy = [disturbed(nothing, 0.2, 0.9, seed=3) for _ in range(2)]
+    seen = np.zeros((500, 1), np.float32)
+    first, second = [np.stack([act(seen) for _ in range(30)]) for act in noisy]
+    assert np.array_equal(first, second)
+    assert first[-1].std() == pytest.approx(0.2, abs=0.03)
+    assert np.corrcoef(first[-2].ravel(), first[-1].ravel())[0, 1] > 0.8
+    assert disturbed(nothing, 0.0, 0.9, seed=3) is nothing
+
+
+def test_a_perturbed_replay_is_near_and_not_the_same() -> None:
+    actions = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 4)).astype(np.float32)
+    changed = [perturbed(actions, np.random.default_rng(i)) for i in range(20)]
+    apart = np.array([np.abs(one - actions).mean() for one in changed])
+    assert np.all(apart > 0) and np.all(apart < 0.25)
+    assert all(np.abs(one).max() <= 1 and one.dtype == np.float32 for one in changed)
+
+
+@needs_gl
+def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
+    """Clones, rollouts, replays, a round of plans: all of it, small, in the real env."""
+    shipped = ROOT / "world4rl_gym" / "assets"
+    place = tmp_path / "data" / "door-lock"
+    shutil.copytree(shipped / "demonstrations" / "door-lock" / "train", place / "train")
+    module = [sys.executable, "-m"]
+    data = ["--out", str(tmp_path / "data")]
+    task = ["--tasks", "door-lock"]
+    collect = [*module, "training.collect_episodes", *task, *data, "--workers=1", "--behaviour"]
+    recipe = [*module, "training.train_task_memory", "--task", "door-lock"]
+    recipe += ["--eyes", str(shipped / "world_model"), "--episodes", str(tmp_path / "data")]
+    recipe += ["--out", str(tmp_path / "{task}"), "--demonstrations", "2", "5", "--rollouts=2"]
+    recipe += ["--replays=3", "--plans=6", "--steps=4", "--round-steps=3", "--width=8"]
+    recipe += ["--ppo-steps", "3200"]
+    commands = [
+        [*collect, "start", "--episodes=6"],
+        [*collect, "random", "--episodes=2", "--seed-offset=20000"],
+        recipe,
+        recipe,
+    ]
+    for command in commands:
+        ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+        assert ran.returncode == 0, ran.stderr
+    out = tmp_path / "door-lock"
+    assert (out / "memory" / "config.json").exists()
+    assert len(list((place / "train").glob("plan-*.npz"))) == 6
+    assert len(list((place / "validation").glob("plan-*.npz"))) >= 20
+    log = json.loads((out / "log.json").read_text())
+    assert any("after_training" in entry for entry in log["entries"])
