@@ -161,7 +161,7 @@ def test_a_absurd_widths(model_folder: Path, value) -> None:
     [
         (DENOISER, {"width": 1024, "condition_blocks": 8, "denoise_blocks": 8}),
         (MEMORY, {"tasks": 256, "members": 16, "width": 1024}),
-        (EYES, {"frame_size": 512, "width": 256, "code_size": 256}),
+        (EYES, {"tasks": 256, "width": 256, "code_size": 256}),
     ],
 )
 def test_a_too_many_parameters_are_refused_before_anything_is_built(

@@ -70,7 +70,8 @@ def _row(part: Any, row: int) -> Any:
 def test_E8_permuting_rows_permutes_the_results(tiny_world_model: WorldModel) -> None:
     order = np.random.default_rng(1).permutation(8)
     plain, permuted = (
-        ImaginedVectorEnv(8, tiny_world_model, max_episode_steps=6) for _ in range(2)
+        ImaginedVectorEnv(8, tiny_world_model, max_episode_steps=6, micro_batch_size=1)
+        for _ in range(2)
     )
     seeds = list(range(100, 108))
     frames, info = plain.reset(seed=seeds)
@@ -235,7 +236,11 @@ def test_E12_nothing_of_the_episode_before_stays(
     tiny_world_model: WorldModel, mode: AutoresetMode
 ) -> None:
     """A row that was reset goes on exactly as one that had no episode before; others as before."""
-    arguments: dict[str, Any] = {"success_threshold": NEVER, "max_episode_steps": 4}
+    arguments: dict[str, Any] = {
+        "success_threshold": NEVER,
+        "max_episode_steps": 4,
+        "micro_batch_size": 1,
+    }
     env = ImaginedVectorEnv(3, tiny_world_model, autoreset_mode=mode, **arguments)
     env.reset(seed=0)
     ones = np.ones((3, 3))

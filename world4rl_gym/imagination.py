@@ -416,7 +416,8 @@ class Imagination:
             return function(*tensors)
         results = []
         for first in range(0, len(tensors[0]), size):
-            chunk = [tensor[first : first + size] for tensor in tensors]
+            # Copies: where a row lies in memory may change the last bit of a matrix product.
+            chunk = [tensor[first : first + size].clone() for tensor in tensors]
             rows = len(chunk[0])
             if rows < size:
                 chunk = [torch.cat([c, c[-1:].expand(size - rows, *c.shape[1:])]) for c in chunk]

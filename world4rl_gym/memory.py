@@ -89,12 +89,17 @@ class MemoryState(NamedTuple):
     @property
     def success_probability(self) -> Tensor:
         """The members' mean probability that the task stands solved, `(B,)`."""
-        return self.logit.sigmoid().mean(dim=1)
+        return self._probabilities.mean(dim=1).float()
 
     @property
     def disagreement(self) -> Tensor:
         """Deviation of the members' success probabilities, `(B,)` in [0, 0.5]."""
-        return self.logit.sigmoid().std(dim=1, correction=0)
+        return self._probabilities.std(dim=1, correction=0).float()
+
+    @property
+    def _probabilities(self) -> Tensor:
+        """In double precision: where a row lies in a vector register may change the last bit."""
+        return self.logit.double().sigmoid()
 
 
 class _Linear(nn.Module):
