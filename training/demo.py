@@ -26,9 +26,7 @@ from training import command
 from training.episodes import load_episodes
 from training.evaluate_policy import imagined_outcomes, real_outcomes
 from training.features_policy import (
-    clone,
-    features_of,
-    make_policy,
+    clone_episodes,
     mean_actions,
     save_policy,
 )
@@ -44,7 +42,6 @@ from training.real_env import (
 from training.records import save_record
 from training.refine_policy import Point, imagined_env, make_judge, refine
 from training.rollouts import make_real_env, play, real_starts
-from training.sequences import make_sequences
 from training.settings import SettingsError, require_at_least
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.initial_frames import InitialFrames
@@ -88,22 +85,6 @@ class Args:
         require_at_least(self, 1, "draws")
 
 
-def clone_demonstrations(args: Args, world_model: WorldModel) -> ActorCriticPolicy:
-    """Clones the first demonstrations of the task.
-
-    Raises:
-        EpisodeError: There are none.
-    """
-    episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
-    sequences = make_sequences(episodes[: args.demonstrations], world_model.task_eyes(args.task))
-    seen, done = features_of(
-        world_model.task_memory(args.task), sequences, world_model.config.max_episode_steps
-    )
-    policy = make_policy(seen.shape[1], done.shape[1], args.seed)
-    clone(policy, seen, done, args.clone_steps, seed=args.seed)
-    return policy
-
-
 def run(args: Args) -> dict[str, Any]:
     """Runs the demo and returns the report.
 
@@ -129,7 +110,10 @@ def run(args: Args) -> dict[str, Any]:
         (args.out / name).unlink(missing_ok=True)
 
     say(1, f"clone {args.demonstrations} demonstrations")
-    cloned = clone_demonstrations(args, world_model)
+    episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
+    cloned = clone_episodes(
+        episodes[: args.demonstrations], world_model, args.clone_steps, args.seed
+    )
     save_policy(cloned, args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")

@@ -7,7 +7,7 @@ The same policy acts in imagination (`obs_type="features"`) and on a real env be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,12 +17,14 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
-from training.sequences import Sequences
+from training.episodes import Episode
+from training.sequences import Sequences, make_sequences
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
 from world4rl_gym.features import features
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
 from world4rl_gym.reading import StrictFolder
+from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import replaced_folder, write_json, write_tensors
 
 HIDDEN = (256, 256)
@@ -120,6 +122,28 @@ def clone(
         loss.backward()
         optimizer.step()
         schedule.step()
+
+
+def clone_episodes(
+    episodes: Sequence[Episode], world_model: WorldModel, steps: int = 4000, seed: int = 0
+) -> ActorCriticPolicy:
+    """Clones demonstrations of one task, all in all.
+
+    Args:
+        episodes: The demonstrations.
+        world_model: For the features of what was seen.
+        steps: Gradient steps.
+        seed: Seed of the network, of batches and of noise.
+    """
+    task = episodes[0].task
+    seen, done = features_of(
+        world_model.task_memory(task),
+        make_sequences(episodes, world_model.task_eyes(task)),
+        world_model.config.max_episode_steps,
+    )
+    policy = make_policy(seen.shape[1], done.shape[1], seed)
+    clone(policy, seen, done, steps, seed=seed)
+    return policy
 
 
 def make_ppo(policy: ActorCriticPolicy, env: VecEnv, seed: int) -> PPO:

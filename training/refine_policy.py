@@ -92,7 +92,7 @@ class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed)
 
 
-class _ZeroReward(VecEnvWrapper):
+class ZeroReward(VecEnvWrapper):
     """Pays nothing, whatever happens: what PPO does of itself."""
 
     def reset(self) -> Any:
@@ -280,7 +280,7 @@ def run(args: Args) -> None:
         make = imagined_env if args.env == "imagined" else real_env
         env = make(world_model, args.task, args.seed)
         if args.reward == "zero":
-            env = _ZeroReward(env)
+            env = ZeroReward(env)
         try:
             judge = make_judge(world_model, args.task) if args.env == "imagined" else None
             refined = refine(load_policy(args.policy), env, args.steps, args.seed, args.task, judge)
