@@ -19,6 +19,7 @@ from training import command
 from training.collect_episodes import load_start_frames
 from training.episodes import load_episodes
 from training.sequences import Sequences, make_sequences
+from training.settings import SettingsError
 from training.train_eyes import load_task_eyes
 from training.train_memory import unroll
 from world4rl_gym.components import load_component, round_weights, save_component
@@ -163,6 +164,8 @@ class Args:
         eyes: Folder of each task's eyes; "{task}" stands for its name.
         memories: Folder of each task's memory; the same.
         denoiser: Folder that holds `denoiser`.
+        world_model: A world model, folder or Hub id, to take all but the memories from; None takes
+            eyes, denoiser and starts from the folders.
         episodes: Folder of episodes; plans of the validation split calibrate.
         starts: Start frames of each task that the world model carries.
         anywhere: Frames from within demonstrations of each task that it carries.
@@ -174,6 +177,7 @@ class Args:
     eyes: Path = Path("runs/eyes/{task}")
     memories: Path = Path("runs/memory/{task}")
     denoiser: Path = Path("runs/denoiser")
+    world_model: str | None = None
     episodes: Path = Path("data/episodes")
     starts: int = 100
     anywhere: int = 120
@@ -188,7 +192,13 @@ def run(args: Args) -> None:
         WorldModelError: A part is missing or broken.
         EpisodeError: There are no validation plans.
     """
-    eyes = {task: load_task_eyes(args.eyes, task) for task in args.tasks}
+    base = None if args.world_model is None else WorldModel.from_pretrained(args.world_model)
+    if base is not None and base.config.tasks != args.tasks:
+        raise SettingsError(f"tasks: expected {' '.join(base.config.tasks)}, in this order")
+    eyes = {
+        task: load_task_eyes(args.eyes, task) if base is None else base.task_eyes(task)
+        for task in args.tasks
+    }
     memories, provenance = {}, {}
     for task in args.tasks:
         memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
@@ -197,19 +207,17 @@ def run(args: Args) -> None:
         shift = calibrate(memory, make_sequences(held_out, eyes[task]))
         provenance[task] = f"logits shifted by {shift:.2f} on {len(held_out)} validation plans"
         memories[task] = memory
-    starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
-    later = _contexts_within(args)
-    both = {
-        name: torch.cat([getattr(starts, name), getattr(later, name)])
-        for name in ("frames", "state", "command", "task_ids", "is_start")
-    }
-    denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
-    round_weights(denoiser)
+    if base is None:
+        denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
+        round_weights(denoiser)
+        initial_frames = _contexts(args)
+    else:
+        denoiser, initial_frames = base.denoiser, base.initial_frames
     first = load_episodes(args.episodes, "train", args.tasks[:1], ["expert"])[0]
     world_model = assemble(
         eyes,
         memories,
-        InitialFrames(**both, tasks=tuple(args.tasks)),
+        initial_frames,
         denoiser,
         action_repeat=first.action_repeat,
         max_episode_steps=len(first),
@@ -218,6 +226,17 @@ def run(args: Args) -> None:
     )
     world_model.save_pretrained(args.out)
     print(f"done: {args.out}")
+
+
+def _contexts(args: Args) -> InitialFrames:
+    """Start frames, and frames from within demonstrations."""
+    starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
+    later = _contexts_within(args)
+    both = {
+        name: torch.cat([getattr(starts, name), getattr(later, name)])
+        for name in ("frames", "state", "command", "task_ids", "is_start")
+    }
+    return InitialFrames(**both, tasks=tuple(args.tasks))
 
 
 def _contexts_within(args: Args) -> InitialFrames:
