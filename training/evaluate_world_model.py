@@ -39,7 +39,7 @@ from training.outcomes import (
 from training.pictures import comparison_strip, join_videos, save_image, save_video
 from training.real_env import RealEnv, require_real_env, split_seeds, to_pixels
 from training.records import save_record
-from training.refine_policy import imagined_env, refine
+from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
 from training.rollouts import make_real_env, real_starts, replay
 from training.sequences import codes_of
 from training.settings import require_at_least
@@ -95,9 +95,14 @@ def fresh_plans(
     told = []
     share = args.plans // len(own)
     for index, folder in enumerate(own):
-        rows = imagined_env(world_model, task, args.seed + index)
+        rows = ProgressReward(imagined_env(world_model, task, args.seed + index))
         refined = refine(
-            load_policy(folder), rows, args.ppo_steps, args.seed + index, f"{task} {folder.name}"
+            load_policy(folder),
+            rows,
+            args.ppo_steps,
+            args.seed + index,
+            f"{task} {folder.name}",
+            make_judge(world_model, task),
         )
         rows.close()
         seeds = split_seeds(args.split, share, 30_000 + 1000 * index)
