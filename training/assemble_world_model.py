@@ -19,7 +19,6 @@ from training import command
 from training.collect_episodes import load_start_frames
 from training.episodes import load_episodes
 from training.sequences import Sequences, make_sequences
-from training.settings import SettingsError
 from training.train_eyes import load_task_eyes
 from training.train_memory import unroll
 from world4rl_gym.components import load_component, round_weights, save_component
@@ -164,8 +163,8 @@ class Args:
         eyes: Folder of each task's eyes; "{task}" stands for its name.
         memories: Folder of each task's memory; the same.
         denoiser: Folder that holds `denoiser`.
-        world_model: A world model, folder or Hub id, to take all but the memories from; None takes
-            eyes, denoiser and starts from the folders.
+        world_model: A world model, folder or Hub id, in which only the memories of these tasks are
+            replaced; None puts a new one together.
         episodes: Folder of episodes; plans of the validation split calibrate.
         starts: Start frames of each task that the world model carries.
         anywhere: Frames from within demonstrations of each task that it carries.
@@ -192,32 +191,26 @@ def run(args: Args) -> None:
         WorldModelError: A part is missing or broken.
         EpisodeError: There are no validation plans.
     """
-    base = None if args.world_model is None else WorldModel.from_pretrained(args.world_model)
-    if base is not None and base.config.tasks != args.tasks:
-        raise SettingsError(f"tasks: expected {' '.join(base.config.tasks)}, in this order")
-    eyes = {
-        task: load_task_eyes(args.eyes, task) if base is None else base.task_eyes(task)
-        for task in args.tasks
-    }
+    if args.world_model is not None:
+        world_model = WorldModel.from_pretrained(args.world_model)
+        for task in args.tasks:
+            memory, told = calibrated(args, task, world_model.task_eyes(task))
+            world_model.task_memory(task).load_state_dict(memory.state_dict())
+            world_model.config.provenance[task] = told
+        world_model.save_pretrained(args.out)
+        print(f"done: {args.out}")
+        return
+    eyes = {task: load_task_eyes(args.eyes, task) for task in args.tasks}
     memories, provenance = {}, {}
     for task in args.tasks:
-        memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
-        round_weights(memory)
-        held_out = load_episodes(args.episodes, "validation", [task], ["plan"])
-        shift = calibrate(memory, make_sequences(held_out, eyes[task]))
-        provenance[task] = f"logits shifted by {shift:.2f} on {len(held_out)} validation plans"
-        memories[task] = memory
-    if base is None:
-        denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
-        round_weights(denoiser)
-        initial_frames = _contexts(args)
-    else:
-        denoiser, initial_frames = base.denoiser, base.initial_frames
+        memories[task], provenance[task] = calibrated(args, task, eyes[task])
+    denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
+    round_weights(denoiser)
     first = load_episodes(args.episodes, "train", args.tasks[:1], ["expert"])[0]
     world_model = assemble(
         eyes,
         memories,
-        initial_frames,
+        _contexts(args),
         denoiser,
         action_repeat=first.action_repeat,
         max_episode_steps=len(first),
@@ -226,6 +219,20 @@ def run(args: Args) -> None:
     )
     world_model.save_pretrained(args.out)
     print(f"done: {args.out}")
+
+
+def calibrated(args: Args, task: str, eyes: TaskEyes) -> tuple[TaskMemory, str]:
+    """The trained memory of a task, calibrated on validation plans, and what was done to it.
+
+    Raises:
+        WorldModelError: It is missing or broken.
+        EpisodeError: There are no validation plans.
+    """
+    memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
+    round_weights(memory)
+    held_out = load_episodes(args.episodes, "validation", [task], ["plan"])
+    shift = calibrate(memory, make_sequences(held_out, eyes))
+    return memory, f"logits shifted by {shift:.2f} on {len(held_out)} validation plans"
 
 
 def _contexts(args: Args) -> InitialFrames:
