@@ -227,3 +227,20 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     assert len(list((place / "validation").glob("plan-*.npz"))) >= 20
     log = json.loads((out / "log.json").read_text())
     assert any("after_training" in entry for entry in log["entries"])
+
+    base = WorldModel.from_pretrained(shipped / "world_model")
+    rounds = [*module, "training.train_task_memory", "--task", "door-lock", "--demonstrations=5"]
+    rounds += ["--world-model", str(shipped / "world_model"), "--rollouts=2", "--replays=3"]
+    rounds += ["--plans=6", "--round-steps=3", "--ppo-steps", "3200"]
+    rounds += ["--episodes", str(tmp_path / "data"), "--out", str(tmp_path / "on" / "{task}")]
+    replace = [*module, "training.assemble_world_model", *task, "--out", str(tmp_path / "whole")]
+    replace += ["--world-model", str(shipped / "world_model"), "--episodes", str(tmp_path / "data")]
+    replace += ["--memories", str(tmp_path / "on" / "{task}")]
+    for command in (rounds, replace):
+        ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+        assert ran.returncode == 0, ran.stderr
+    whole = WorldModel.from_pretrained(tmp_path / "whole")
+    for name in base.config.tasks:
+        before, after = (one.task_memory(name).state_dict() for one in (base, whole))
+        same = all(torch.equal(before[key], after[key]) for key in before)
+        assert same == (name != "door-lock")
