@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_tiny_world_model
 from tampering import DENOISER, INDEX, load_refused, refused
 
@@ -293,3 +295,26 @@ def test_weights_that_do_not_fit_are_not_saved(model_folder: Path) -> None:
     with pytest.raises(WorldModelError, match="head.bias"):
         save_component(model.denoiser, model_folder / "denoiser")
     assert contents(model_folder) == before
+
+
+def test_fault_02_what_cannot_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        world_model = make_tiny_world_model()
+        world_model.save_pretrained(tmp_path / "model")
+        loaded = WorldModel.from_pretrained(tmp_path / "model")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    before = contents(tmp_path / "model")
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, world_model.state_dict()[key])
+    (memory,) = list(world_model.memory.of_task)[:1]
+    memory.state_step = memory.state_step.double() / 3
+    with refused("state_step", "float32", "float64"):
+        world_model.save_pretrained(tmp_path / "model")
+    world_model = make_tiny_world_model()
+    frames = world_model.initial_frames
+    world_model.initial_frames = dataclasses.replace(frames, task_ids=frames.task_ids.int())
+    with refused(str(tmp_path / "model" / "initial_frames"), "task_ids", "I32"):
+        world_model.save_pretrained(tmp_path / "model")
+    assert contents(tmp_path / "model") == before

@@ -240,6 +240,7 @@ class RealEnv(gym.Env):
         self._sim._prev_obs = self._state[:18].copy()
         self._steps = 0
         self._first = self._shown = self._frame()
+        self._start_seed = start_seed
         info = {"task": self.task, "is_success": False, "seed": start_seed}
         return self._observation(self._first.copy()), info
 
@@ -255,7 +256,7 @@ class RealEnv(gym.Env):
         self._steps += 1
         terminated = success and self.terminate_on_success
         truncated = self._steps >= self.max_episode_steps and not terminated
-        info = {"task": self.task, "is_success": success}
+        info = {"task": self.task, "is_success": success, "seed": self._start_seed}
         self._shown = self._frame() if self.drawn == "all" else None
         frame = self._first if self._shown is None else self._shown
         assert frame is not None, "reset() must be called before step()"

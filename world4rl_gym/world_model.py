@@ -33,6 +33,7 @@ from world4rl_gym.model_index import (
 from world4rl_gym.pixels import to_float, to_uint8
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
 from world4rl_gym.scheduler import SchedulerConfig
+from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.writing import replaced_folder, write_json
 
 __all__ = ["WorldModel", "WorldModelConfig", "WorldModelError"]
@@ -143,7 +144,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor, task_ids: np.ndarray) -> Tensor:
         """Codes `(B, K)` float32 of `(B, 3, H, W)` uint8 frames, each of the task of its index."""
-        codes = torch.zeros(len(frames), self.code_size, device=frames.device)
+        codes = torch.zeros(len(frames), self.code_size, dtype=torch.float32, device=frames.device)
         for task_id in np.unique(task_ids):
             rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(frames.device)
             for part in rows.split(256):
@@ -209,6 +210,7 @@ class WorldModel(nn.Module):
         first = to_float(anchor)
         scheduler = self.scheduler
         scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps)
+        scheduler.sigmas = scheduler.sigmas.float()  # diffusers adds one of the default dtype
         sample = noise * self.scheduler_config.sigma_max
         with autocast(anchor.device):
             condition = self.denoiser.condition(first, first_code, code, state)
@@ -228,7 +230,8 @@ class WorldModel(nn.Module):
             card: Text of the model card, `README.md`.
 
         Raises:
-            WorldModelError: It cannot be written; what was there before is untouched.
+            WorldModelError: It cannot be written, or could not be loaded again; what was there
+                before is untouched.
         """
         parts = {name.split("/")[0] for name in ALL_FILES}
         # "reward_head" is a part of folders of format 1.
@@ -247,6 +250,10 @@ class WorldModel(nn.Module):
                 write_json(fresh / INDEX_FILE, self._index(fresh).record())
             except (TypeError, ValueError) as error:
                 raise WorldModelError(f"{folder}: provenance: is not JSON ({error})") from None
+            try:
+                self._read(fresh)  # what cannot be loaded again is not saved
+            except WorldModelError as error:
+                raise WorldModelError(str(error).replace(str(fresh), str(folder))) from None
 
     def _index(self, folder: Path) -> ModelIndex:
         """The index of this world model as it lies in `folder`."""
@@ -282,7 +289,11 @@ class WorldModel(nn.Module):
         Raises:
             WorldModelError: It cannot be loaded; the message names the file and the field.
         """
-        folder = find_folder(source, revision, local_files_only, ALL_FILES)
+        return cls._read(find_folder(source, revision, local_files_only, ALL_FILES))
+
+    @classmethod
+    @plain_tensors
+    def _read(cls, folder: Path) -> WorldModel:
         files = StrictFolder(folder)
         index = read_index(files)
         path = folder / SCHEDULER_FILE
