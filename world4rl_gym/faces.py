@@ -62,9 +62,8 @@ class Face:
     @property
     def spec(self) -> EnvSpec | None:
         """What Gymnasium made the env from, its `max_episode_steps` the env's horizon."""
-        if self._spec is not None:  # among the kwargs too, for an env that is made from a wrapper's
+        if self._spec is not None:
             self._spec.max_episode_steps = self.max_episode_steps
-            self._spec.kwargs["max_episode_steps"] = self.max_episode_steps
         return self._spec
 
     @spec.setter

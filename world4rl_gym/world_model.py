@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
-from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.hub import EMBEDDED, find_folder, upload
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import Memory, MemoryConfig, MemoryState, TaskMemory
 from world4rl_gym.model_index import (
@@ -245,7 +245,7 @@ class WorldModel(nn.Module):
             write_json(fresh / SCHEDULER_FILE, {"_class_name": "EDMEulerScheduler", **levels})
             self.initial_frames.to("cpu").save(fresh)
             if card is not None:
-                (fresh / CARD_FILE).write_text(card)
+                (fresh / CARD_FILE).write_bytes(card.encode())
             try:
                 write_json(fresh / INDEX_FILE, self._index(fresh).record())
             except (TypeError, ValueError) as error:
@@ -294,7 +294,7 @@ class WorldModel(nn.Module):
     @classmethod
     @plain_tensors
     def _read(cls, folder: Path) -> WorldModel:
-        files = StrictFolder(folder)
+        files = StrictFolder(folder, links_may_leave=folder == EMBEDDED)
         index = read_index(files)
         path = folder / SCHEDULER_FILE
         record = files.read_json(SCHEDULER_FILE)
