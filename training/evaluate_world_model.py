@@ -314,14 +314,14 @@ def evaluate(args: Args) -> dict[str, Any]:
     for task in world_model.config.tasks:
         path = args.out / "tasks" / f"{task}.json"
         if path.exists():
-            tasks[task] = json.loads(path.read_text())
+            tasks[task] = json.loads(path.read_bytes())
             continue
         tasks[task] = measure_task(args, world_model, task)
         save_record(path, tasks[task])
         print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
     save_record(args.out / "world_model.json", report)
-    (args.out / "world_model.md").write_text(table(report) + "\n")
+    (args.out / "world_model.md").write_text(table(report) + "\n", "utf-8")
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if videos:
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
