@@ -91,6 +91,17 @@ def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
         assert torch.equal(value, judged[1][name])
 
 
+def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    told = iter([0.5, 1.0])
+    env = imagined_env(world_model, "push", seed=0, rows=64)
+    refined = refine(
+        policy, env, 32_000, 0, judge=lambda _: next(told), judge_every=3200, critic_steps=3200
+    )
+    env.close()
+    assert [(p.steps, p.judged) for p in refined.curve] == [(0, 0.5), (3200, 1.0)]
+
+
 def test_a_judge_believes_the_least_favourable_member() -> None:
     world_model = make_tiny_world_model(success_threshold=0.01)
     policy = make_policy(feature_size(world_model), world_model.action_size)

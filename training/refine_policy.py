@@ -44,6 +44,8 @@ from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
+ENOUGH = 0.995
+"""Judged success at which PPO stops: with nothing left to gain it only drifts."""
 PROGRESS = 1.0
 """What progress from `LEAST_CHANCE` to an even chance of success pays."""
 LEAST_CHANCE = 1e-4
@@ -62,7 +64,7 @@ class Args:
         env: Where PPO acts: "imagined" or "real".
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
-        steps: Env steps.
+        steps: Env steps at most.
         reward: "progress" (the env's, and in imagination what the success probability rose by),
             "sparse" (the env's), or "zero": what PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
@@ -194,7 +196,7 @@ class _Progress(BaseCallback):
 
     def consider(self, policy: ActorCriticPolicy) -> None:
         """Judges the policy, and keeps it where none before was as good."""
-        if self._judge is None:
+        if self._judge is None or self._is_done():
             return
         judged = self._judge(policy)
         if not self.curve or judged > max(point.judged for point in self.curve):
@@ -208,7 +210,10 @@ class _Progress(BaseCallback):
         self._bar.update(self.training_env.num_envs)
         if self._ended:
             self._bar.set_postfix(success=f"{np.mean(self._ended[-200:]):.2f}", refresh=False)
-        return True
+        return not self._is_done()
+
+    def _is_done(self) -> bool:
+        return bool(self.curve) and self.curve[-1].judged >= ENOUGH
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps // self._every >= len(self.curve):
@@ -251,7 +256,8 @@ def refine(
         steps: Env steps.
         seed: Of PPO.
         name: Of the progress bar.
-        judge: Success of a policy, by which the best is kept; None keeps the last.
+        judge: Success of a policy, by which the best is kept, and at `ENOUGH` of which PPO stops;
+            None keeps the last.
         judge_every: Env steps between two judgements.
         critic_steps: Env steps before those, in which the critic learns alone.
     """
