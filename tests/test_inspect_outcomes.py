@@ -1,0 +1,106 @@
+"""The page of outcomes: what it holds, and that it works by itself in a browser."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import COMMANDS, STATES
+from episode_factory import HORIZON, SIZE, make_episode
+from PIL import Image
+
+from training.episodes import Episode
+from training.inspect_outcomes import Args, run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def make_stateful(seed: int, **changes: Any) -> Episode:
+    """An episode with the robot's state and command that the tiny world model needs."""
+    rng = np.random.default_rng(seed)
+    state = rng.normal(size=(HORIZON + 1, STATES)).astype(np.float32)
+    behaviour = "expert" if seed % 2 else "random"
+    return dataclasses.replace(
+        make_episode(seed, behaviour=behaviour),
+        state=state,
+        command=state[:, :COMMANDS].copy(),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of eight episodes, one of them not drawn and of a policy with a bad name."""
+    folder = tmp_path_factory.mktemp("outcomes")
+    undrawn = make_stateful(7, policy="</script><b>")
+    undrawn = dataclasses.replace(undrawn, frames=undrawn.frames[:1])
+    for episode in [*map(make_stateful, range(7)), undrawn]:
+        episode.save(folder / "episodes" / "push" / "test" / f"{episode.seed}.npz")
+    out = folder / "new" / "page.html"
+    run(Args(folder / "episodes", world_model=tiny_folder, out=out, most=8))
+    return out
+
+
+def held(path: Path) -> dict[str, Any]:
+    """The data within the page."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+
+
+def test_wrong_episodes_come_first_and_frames_are_within(written: Path) -> None:
+    data = held(written)
+    assert data["total"] == 8
+    wrong = [one["wrong"] for one in data["episodes"]]
+    assert wrong == sorted(wrong, reverse=True)
+    for one in data["episodes"]:
+        assert one["wrong"] == (one["real"] != one["imagined"])
+        assert one["imagined"] == (max(one["probability"]) >= data["threshold"] - 1e-4)
+        frames = Image.open(io.BytesIO(base64.b64decode(one["frames"])))
+        assert frames.size == ((HORIZON + 1) * SIZE, (2 if one["drawn"] else 1) * SIZE)
+    (undrawn,) = [one for one in data["episodes"] if not one["drawn"]]
+    assert undrawn["policy"] == "</script><b>"
+
+
+def test_no_more_than_asked_for_are_shown(written: Path, tiny_folder: str, tmp_path: Path) -> None:
+    own = written.parents[1] / "episodes"
+    run(Args(own, world_model=tiny_folder, out=tmp_path / "few.html", most=3))
+    all_of_them = held(written)["episodes"]
+    few = held(tmp_path / "few.html")
+    assert few["total"] == 8
+    assert [one["seed"] for one in few["episodes"]] == [one["seed"] for one in all_of_them[:3]]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_the_page_sorts_and_scrubs(written: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda r: wrong.append(r.url) if r.url.startswith("http") else None)
+        page.goto(written.as_uri())
+        page.wait_for_selector("#curve[points]")
+        page.click("th button:has-text('doubt')")
+        shown = page.locator("tbody tr td:last-child").all_inner_texts()
+        assert shown == sorted(shown, key=float, reverse=True)
+        assert page.get_attribute("th:last-child", "aria-sort") == "descending"
+        page.click("tbody tr:nth-child(2) td button")
+        page.wait_for_selector("tbody tr:nth-child(2)[aria-current]")
+        page.focus("#scrub")
+        page.keyboard.press("End")
+        page.wait_for_selector(f"#at:text-is('frame {HORIZON} of {HORIZON}')")
+        page.click("tr:has-text('</script>') button")
+        page.wait_for_selector("#told:has-text('was not drawn')")
+        browser.close()
+    assert not wrong
