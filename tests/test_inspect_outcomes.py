@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from conftest import COMMANDS, STATES
 from episode_factory import HORIZON, SIZE, make_episode
+from gl import needs_gl
 from PIL import Image
 
-from training.episodes import Episode
-from training.inspect_outcomes import Args, run
+from training.demo import DEMONSTRATIONS
+from training.episodes import Episode, load_episodes
+from training.inspect_outcomes import Args, drawn_again, run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -76,6 +78,17 @@ def test_no_more_than_asked_for_are_shown(written: Path, tiny_folder: str, tmp_p
     few = held(tmp_path / "few.html")
     assert few["total"] == 8
     assert [one["seed"] for one in few["episodes"]] == [one["seed"] for one in all_of_them[:3]]
+
+
+@needs_gl
+def test_real_episodes_are_drawn_again_where_they_come_about_again() -> None:
+    own = load_episodes(DEMONSTRATIONS, "train", ["hammer"])[0]
+    undrawn = dataclasses.replace(own, frames=own.frames[:1])
+    other = dataclasses.replace(undrawn, seed=own.seed + 1)  # starts elsewhere
+    first, second = drawn_again([undrawn, other])
+    assert len(first.frames) == len(own) + 1
+    np.testing.assert_array_equal(first.frames[0], own.frames[0])
+    assert second is other
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -19,8 +19,10 @@ import tyro
 from PIL import Image
 
 from training import command
-from training.episodes import load_episodes
+from training.episodes import Episode, load_episodes
 from training.outcomes import Imagined, imagine
+from training.real_env import require_real_env
+from training.rollouts import make_real_env, replay
 from training.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
@@ -40,6 +42,8 @@ class Args:
         tasks: Tasks to look at; none given means all that are there.
         world_model: Folder or Hub id; None is the embedded one.
         most: Episodes shown: first those judged wrongly, then the most doubtful.
+        twin: Whether to draw real frames that were not recorded, by doing the actions again in
+            Meta-World.
         out: The HTML file.
     """
 
@@ -48,6 +52,7 @@ class Args:
     tasks: tuple[str, ...] = ()
     world_model: str | None = None
     most: int = 100
+    twin: bool = False
     out: Path = Path("runs/outcomes.html")
 
     def __post_init__(self) -> None:
@@ -59,6 +64,30 @@ def order(imagined: Sequence[Imagined], threshold: float) -> np.ndarray:
     wrong = [(one.score >= threshold) != one.episode.solved for one in imagined]
     doubt = [float(one.uncertainty.max()) for one in imagined]
     return np.lexsort((-np.array(doubt), ~np.array(wrong)))
+
+
+def drawn_again(episodes: Sequence[Episode]) -> list[Episode]:
+    """Draws all frames of real episodes by their seeds and actions.
+
+    An episode that does not come about again as it was, to its first frame and its outcomes, stays
+    as it is.
+
+    Raises:
+        RealEnvUnavailableError: Meta-World or GL is missing.
+    """
+    require_real_env()
+    again = list(episodes)
+    for task in sorted({episode.task for episode in episodes}):
+        env = make_real_env(task, draw_all=True)
+        for index, old in enumerate(episodes):
+            if old.task != task or old.is_drawn:
+                continue
+            new = replay(env, old.seed, old.behaviour, old.actions, old.policy)
+            same_start = np.array_equal(new.frames[0], old.frames[0])
+            if same_start and np.array_equal(new.success, old.success):
+                again[index] = new
+        env.close()
+    return again
 
 
 def entry(one: Imagined, threshold: float) -> dict[str, Any]:
@@ -110,13 +139,17 @@ def run(args: Args) -> None:
     Raises:
         EpisodeError: There are no such episodes, or one is broken.
         WorldModelError: The world model cannot be loaded.
+        RealEnvUnavailableError: With the twin, Meta-World or GL is missing.
     """
     torch.set_num_threads(1)
     world_model = WorldModel.from_pretrained(args.world_model)
     threshold = world_model.config.success_threshold
     episodes = load_episodes(args.episodes, args.split, args.tasks or None)
     chosen = order(imagine(world_model, episodes), threshold)[: args.most]
-    drawn = imagine(world_model, [episodes[i] for i in chosen], draw=True)
+    shown = [episodes[i] for i in chosen]
+    if args.twin:
+        shown = drawn_again(shown)
+    drawn = imagine(world_model, shown, draw=True)
     entries = [entry(one, threshold) for one in drawn]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, page(entries, len(episodes), threshold).encode())
