@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from world4rl_gym.arguments import composed
 
 BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
@@ -243,11 +244,6 @@ def load_episodes(
     return episodes
 
 
-def composed(name: str) -> str:
-    """A task's name in one of Unicode's forms (NFC): macOS writes names in the other."""
-    return unicodedata.normalize("NFC", name)
-
-
 def task_names(folder: Path) -> list[str]:
     """The tasks of a folder of episodes, in order; what begins with a dot is none."""
     found = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
@@ -293,7 +289,10 @@ def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> Non
     """
     where = f"{folder}: train episodes of {task}"
     check_frame_size(where, *episodes[0].frames.shape[1:3])
-    counts = {split: _outcomes(task_folder(folder, task) / split) for split in SPLITS}
+    counts = {
+        split: [bool(success.any()) for success in read_outcomes(folder, task, split)]
+        for split in SPLITS
+    }
     told = ", ".join(f"{split} {sum(own)} of {len(own)}" for split, own in counts.items())
     if len(counts["train"]) < 2:
         raise EpisodeError(f"{where}: expected at least 2, better 50, got {len(counts['train'])}")
@@ -306,13 +305,13 @@ def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> Non
             print(f"note: {split} episodes of {task}: none {kind}; solved: {told}", flush=True)
 
 
-def _outcomes(folder: Path) -> list[bool]:
-    """Whether each episode of a folder solves its task; no frame is read."""
+def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:
+    """`success`, `(T,)` bool, of each readable episode of a split; no frame is read."""
     outcomes = []
-    for path in episode_files(folder):
+    for path in episode_files(task_folder(folder, task) / split):
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                outcomes.append(bool(arrays["success"].any()))
+                outcomes.append(arrays["success"])
         except Exception:  # a broken file is named where it is loaded
             continue
     return outcomes

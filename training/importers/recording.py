@@ -131,7 +131,7 @@ def choose_camera(path: Path, cameras: Sequence[str], chosen: str | None) -> str
         raise SourceError(f"{path}: camera: expected at least one camera, found none")
     if chosen is None and len(cameras) == 1:
         return cameras[0]
-    if chosen not in cameras:
+    if chosen is None or chosen not in cameras:
         raise SourceError(
             f"{path}: camera: expected one of {', '.join(cameras)} (--camera), got {chosen!r}"
         )
