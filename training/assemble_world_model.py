@@ -235,10 +235,11 @@ def run(args: Args) -> None:
             provenance[task] = f"not calibrated: of {kind}, {solved} solve the task"
         print(f"{task}: {provenance[task]}")
         memories[task] = memory
-    starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
-    later = _contexts_within(args, known)
+    contexts = [start_contexts(args.episodes, args.tasks, "train", args.starts)]
+    if args.anywhere:
+        contexts.append(_contexts_within(args, known))
     both = {
-        name: torch.cat([getattr(starts, name), getattr(later, name)])
+        name: torch.cat([getattr(part, name) for part in contexts])
         for name in ("frames", "state", "command", "task_ids", "is_start")
     }
     denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
@@ -315,7 +316,7 @@ def _contexts_within(args: Args, known: Mapping[str, Sequence[Episode]]) -> Init
     ids = []
     for task_id, task in enumerate(args.tasks):
         experts = [e for e in known[task] if e.behaviour == "expert" and e.is_drawn]
-        if args.anywhere and not experts:
+        if not experts:
             raise EpisodeError(
                 f"{args.episodes}: expected expert train episodes of {task} with all their frames, "
                 "got none; --anywhere 0 does without"

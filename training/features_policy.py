@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from training.episodes import Episode
 from training.sequences import Sequences, make_sequences
@@ -163,6 +164,32 @@ def make_ppo(policy: ActorCriticPolicy, env: VecEnv, seed: int) -> PPO:
     )
     model.policy.load_state_dict(policy.state_dict())
     return model
+
+
+class UnitActions(VecEnvWrapper):
+    """Takes actions in [-1, 1], as policies on features give them, whatever the robot's units.
+
+    Args:
+        env: Rows of the imagined env.
+        world_model: Whose units they have.
+    """
+
+    def __init__(self, env: VecEnv, world_model: WorldModel) -> None:
+        space = gym.spaces.Box(-1.0, 1.0, (world_model.action_size,), np.float32)
+        super().__init__(env, action_space=space)
+        self._unscale = world_model.unscale_actions
+
+    def reset(self) -> Any:
+        """Passes on."""
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes `(num_envs, A)` in [-1, 1]."""
+        self.venv.step_async(self._unscale(actions))
+
+    def step_wait(self) -> Any:
+        """Passes on."""
+        return self.venv.step_wait()
 
 
 def learn_critic(ppo: PPO, steps: int) -> None:

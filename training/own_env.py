@@ -5,12 +5,12 @@ Knows Gymnasium; knows nothing of how the env works.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from training.real_env import RealEnv
 from world4rl_gym.world_model import WorldModel
 
 
@@ -105,21 +105,21 @@ class OwnEnv(gym.Wrapper[Any, Any, Any, Any]):
         return np.array(self._seen["agent_pos"], np.float32)
 
 
+AnyEnv = RealEnv | OwnEnv
+
+
 def make_own_env(name: str, world_model: WorldModel, task: str | None = None) -> OwnEnv:
     """Makes an env of a registered id.
 
     Args:
-        name: As `gymnasium.make` takes it: `module:id`, of which the module is imported first.
+        name: As `gymnasium.make` takes it: `module:id`, where the module registers the id.
         world_model: Whose sizes, units and horizon hold.
         task: The task's name.
 
     Raises:
         OwnEnvError: It cannot be made, or does not fit the world model.
     """
-    module, colon, _ = name.partition(":")
     try:
-        if colon:
-            importlib.import_module(module)
         env = gym.make(name, disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
         raise OwnEnvError(

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from training import command
 from training.features_policy import (
     CRITIC_STEPS,
+    UnitActions,
     learn_critic,
     load_policy,
     make_policy,
@@ -75,7 +76,8 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_task(self.task)
+        if self.env == "real":
+            check_task(self.task)
         require_at_least(self, 1, "steps")
 
 
@@ -121,7 +123,7 @@ def imagined_env(
         initial_frames="start" if starts is None else starts,
     )
     env.seed(seed)
-    return env
+    return UnitActions(env, world_model)
 
 
 def real_env(world_model: WorldModel, task: str, seed: int, rows: int = REAL_ROWS) -> VecEnv:
