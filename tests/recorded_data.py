@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 10) -> None:
         container.mux(stream.encode())
 
 
+def png(frame: np.ndarray) -> bytes:
+    """A frame as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def recorded(count: int, horizon: int = 8) -> list[Episode]:
     """Half experts and half random ones."""
     kinds = ("expert", "random")
@@ -48,8 +56,13 @@ def state_of(episode: Episode) -> np.ndarray:
     return np.concatenate([zero, np.cumsum(episode.actions, axis=0)])
 
 
-def write_lerobot_v2(folder: Path, count: int = 6) -> list[Episode]:
-    """LeRobotDataset v2.1, by the published format; a row an action, the last frame left out."""
+def write_lerobot_v2(
+    folder: Path, count: int = 6, pictures: bool = False, tasks: tuple[str, ...] = ("push",)
+) -> list[Episode]:
+    """LeRobotDataset v2.1, by the published format; a row an action, the last frame left out.
+
+    With `pictures`, frames lie as PNGs in the tables; several tasks take turns.
+    """
     episodes = recorded(count)
     lines = []
     for index, episode in enumerate(episodes):
@@ -62,13 +75,20 @@ def write_lerobot_v2(folder: Path, count: int = 6) -> list[Episode]:
             "frame_index": list(range(rows)),
             "task_index": [0] * rows,
         }
+        if pictures:
+            table["observation.image"] = [
+                {"bytes": png(frame), "path": None} for frame in episode.frames[:-1]
+            ]
         path = folder / f"data/chunk-000/episode_{index:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), path)
         video = folder / f"videos/chunk-000/observation.image/episode_{index:06d}.mp4"
-        write_video(video, episode.frames[:-1])
-        lines.append({"episode_index": index, "tasks": ["push"], "length": rows})
+        if not pictures:
+            write_video(video, episode.frames[:-1])
+        task = tasks[index % len(tasks)]
+        lines.append({"episode_index": index, "tasks": [task], "length": rows})
     number = {"dtype": "float32", "shape": [3], "names": None}
+    kind = "image" if pictures else "video"
     info = {
         "codebase_version": "v2.1",
         "fps": 10,
@@ -79,7 +99,7 @@ def write_lerobot_v2(folder: Path, count: int = 6) -> list[Episode]:
         "features": {
             "action": number,
             "observation.state": number,
-            "observation.image": {"dtype": "video", "shape": [16, 16, 3], "names": None},
+            "observation.image": {"dtype": kind, "shape": [16, 16, 3], "names": None},
             "next.success": {"dtype": "bool", "shape": [1], "names": None},
         },
     }

@@ -90,6 +90,21 @@ def test_lerobot_v2_arrives_and_success_told_of_the_frame_after_is_not_lost(tmp_
     assert all(len(names) <= 6 for names in record["changed"].values())
 
 
+def test_lerobot_pictures_in_tables_arrive_without_loss(tmp_path: Path) -> None:
+    made = write_lerobot_v2(tmp_path / "v2", pictures=True)
+    found, _ = imported(tmp_path / "v2", "lerobot", tmp_path / "out")
+    for index, episode in enumerate(made):
+        assert np.array_equal(found[index].frames, episode.frames[:-1])
+
+
+def test_one_task_of_several_is_read(tmp_path: Path) -> None:
+    write_lerobot_v2(tmp_path / "v2", tasks=("push", "pull"))
+    with pytest.raises(SourceError, match="only: expected one task's text .* of pull; push; got"):
+        imported(tmp_path / "v2", "lerobot", tmp_path / "none")
+    _, record = imported(tmp_path / "v2", "lerobot", tmp_path / "out", only="pull")
+    assert sum(own["episodes"] for own in record["splits"].values()) == 3
+
+
 def test_robomimic_arrives_without_loss(tmp_path: Path) -> None:
     made = write_robomimic(tmp_path / "toy.hdf5")
     found, record = imported(tmp_path / "toy.hdf5", "robomimic", tmp_path / "out")

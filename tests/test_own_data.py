@@ -195,6 +195,16 @@ def test_fault_10_other_sizes_are_refused_before_anything_trains(
     assert not out.exists()
 
 
+def test_fault_10_states_and_commands_that_no_memory_takes_are_refused(tmp_path: Path) -> None:
+    for name, state, command in (("wide", 257, None), ("many", 5, 4)):
+        values = {"state": np.zeros((9, state), np.float32)}
+        if command:
+            values["command"] = np.zeros((9, command), np.float32)
+        write_own(tmp_path / name, **values)
+        with pytest.raises(EpisodeError, match="expected at most 256 numbers of state and 3 of"):
+            train_eyes.train(train_eyes.Args("push", tmp_path / name, tmp_path / "out"))
+
+
 def test_fault_11_the_horizon_is_the_longest_episode(tmp_path: Path, capsys) -> None:
     write_own(tmp_path / "data", lengths=(12, 30, 25, 40))
     assert build(tmp_path).config.max_episode_steps == 40

@@ -27,6 +27,10 @@ FRAME_SIZES = (16, 256)
 """Smallest and largest height and width of frames that a world model is trained on."""
 
 
+MOST_STATE = 256
+"""Numbers of the robot's state that a memory takes."""
+
+
 class EpisodeError(ValueError):
     """An episode, or a folder of them, is missing or broken; the message names file and field."""
 
@@ -284,11 +288,18 @@ def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> Non
         episodes: Those of its training episodes that are there already.
 
     Raises:
-        EpisodeError: The frames' size does not suit, there is one training episode alone, or none
-            solves the task; the message names the split.
+        EpisodeError: The size of frames, state or command does not suit, there is one training
+            episode alone, or none solves the task; the message names the split.
     """
     where = f"{folder}: train episodes of {task}"
     check_frame_size(where, *episodes[0].frames.shape[1:3])
+    first = episodes[0]
+    states, commands, size = _width(first.state), _width(first.command), first.actions.shape[1]
+    if states > MOST_STATE or commands > size:
+        raise EpisodeError(
+            f"{where}: expected at most {MOST_STATE} numbers of state and {size} of command (as "
+            f"many as action components), got {states} and {commands}"
+        )
     counts = {
         split: [bool(success.any()) for success in read_outcomes(folder, task, split)]
         for split in SPLITS

@@ -301,7 +301,7 @@ class Import:
             bar = tqdm(rows, total=len(recordings), unit="episode", desc=args.task)
             for index, (one, arrays, split) in enumerate(bar):
                 self.write(partial, one, arrays, bounds, split, index)
-            record = self.record(bounds)
+            record = self.record(bounds, recordings[0])
             save_record(partial / RECORD, record)
             place.mkdir(parents=True, exist_ok=True)
             for path in partial.iterdir():
@@ -425,13 +425,16 @@ class Import:
             )
         return np.stack(drawn)
 
-    def record(self, bounds: np.ndarray) -> dict[str, Any]:
+    def record(self, bounds: np.ndarray, first: Recording) -> dict[str, Any]:
         """What `import.json` keeps."""
+        widths = [0 if v is None else v.shape[1] for v in (first.state, first.command)]
         options = {k: v for k, v in dataclasses.asdict(self.args).items() if k not in ("out",)}
         return {
             "options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()},
             "action_low": bounds[0].tolist(),
             "action_high": bounds[1].tolist(),
+            "state_size": widths[0],
+            "command_size": widths[1],
             "splits": {name: self.counts.get(name) for name in SPLITS if name in self.counts},
             "dropped": self.dropped,
             "changed": self.changed,
@@ -451,6 +454,9 @@ def told(record: dict[str, Any]) -> str:
     low, high = record["action_low"], record["action_high"]
     spans = " ".join(f"[{a:.4g}, {b:.4g}]" for a, b in zip(low, high, strict=True))
     lines.append(f"actions: {len(low)} components, {spans} -> [-1, 1]")
+    lines.append(
+        f"robot state: {record['state_size']} numbers; command: {record['command_size']} numbers"
+    )
     return "\n".join(lines)
 
 

@@ -38,7 +38,8 @@ from training.features_policy import (
 from training.locks import locked
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.records import save_record
-from training.settings import keep_settings, require_at_least
+from training.settings import SettingsError, keep_settings, require_at_least
+from world4rl_gym.arguments import composed
 from world4rl_gym.features import MemoryFeatures
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
@@ -279,6 +280,10 @@ def run(args: Args) -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     with locked(args.out):
         keep_settings(args, args.out)
+        if composed(args.task) not in world_model.config.tasks:
+            raise SettingsError(
+                f"task: the world model knows {', '.join(world_model.config.tasks)}"
+            )
         make = imagined_env if args.env == "imagined" else real_env
         env = make(world_model, args.task, args.seed)
         if args.reward == "zero":

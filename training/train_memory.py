@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import command
-from training.episodes import check_trainable, load_episodes
+from training.episodes import EpisodeError, check_trainable, load_episodes
 from training.locks import locked
 from training.loop import fit
 from training.sequences import Sequences, join, make_sequences
@@ -82,7 +82,7 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
     itself and on action j, as in control by displacements (keep 1) and by targets (keep 0).
 
     Raises:
-        ValueError: A command is not such a function.
+        EpisodeError: A command is not such a function.
     """
     inside = sequences.mask.bool()
     before, after = sequences.command[:, :-1][inside], sequences.command[:, 1:][inside]
@@ -107,7 +107,7 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
         weights = torch.linalg.lstsq(known[free], after[free, j].double()).solution
         error = known @ weights - after[:, j]
         if float(error[free].abs().quantile(0.99)) > 0.02 * float(after[:, j].std()):
-            raise ValueError(
+            raise EpisodeError(
                 f"command: component {j} is not a function of itself and of action {j}; leave the "
                 "commands out"
             )

@@ -60,8 +60,8 @@ def read(source: Path, choice: Choice) -> Source:
     command = None if choice.command in (None, "none") else choice.command
     if choice.state is None and len(plain) > 1:
         raise SourceError(
-            f"{source}: state: expected --state with some of {', '.join(plain)}, in order, or an "
-            "empty --state for none"
+            f"{source}: state: expected --state with some of {', '.join(plain)}, in order, or "
+            "--state none"
         )
     state = tuple(plain) if choice.state is None else choice.state
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 HELD = "positions"
 SUMMED = "displacements"
@@ -71,7 +72,6 @@ class Source:
         held: Indices of action components that are positions all the same, such as a gripper's.
         bounds: `(2, A)`, the smallest and largest action that the format itself names; None where
             it names none.
-        notes: What a person should know.
     """
 
     recordings: list[Recording]
@@ -79,7 +79,6 @@ class Source:
     actions: str
     held: tuple[int, ...] = ()
     bounds: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +103,17 @@ class Choice:
     skip_bad: bool = False
 
 
-def gather(names: Iterable[Any], read: Callable[[Any], Recording], skip_bad: bool) -> Any:
+def gather(
+    names: Iterable[Any], read: Callable[[Any], Recording], skip_bad: bool
+) -> tuple[list[Recording], list[str]]:
     """Reads episodes one by one: the recordings, and what is wrong with those left out.
 
     Raises:
         SourceError: An episode is broken and `skip_bad` is not set.
     """
-    recordings, bad = [], []
-    for name in names:
+    recordings: list[Recording] = []
+    bad: list[str] = []
+    for name in tqdm(names, unit="episode", desc="reading", mininterval=1.0):
         try:
             recordings.append(read(name))
         except SourceError as error:
