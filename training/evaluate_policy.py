@@ -38,7 +38,7 @@ from world4rl_gym.world_model import WorldModel
 MEANINGS = {
     "imagined": "the policy, imagined",
     "real": "the policy, real",
-    "recorded": "recorded episodes from the same starts",
+    "recorded": "recorded episodes",
     "recorded_imagined": "their actions, imagined",
 }
 
@@ -52,8 +52,8 @@ class Args:
         policy: Folder of the policy.
         world_model: Folder or Hub id; None is the embedded one.
         episodes: Real episodes, and imagined ones, from the same starts; at most so many.
-        test_episodes: Folder of recorded episodes that begin the imagined ones; None begins where
-            the real env does.
+        test_episodes: Folder of recorded episodes to imagine again; where there is no real env, the
+            policy begins where they do.
         real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
         split: The split of the starts.
         offset: Where in the split's seeds to begin.
@@ -116,8 +116,9 @@ def run(args: Args) -> dict[str, list[bool]]:
     """Measures and prints.
 
     Returns:
-        The outcomes of the policy, `imagined` and `real`; and, from the starts of recorded
-        episodes, `recorded`, theirs, and `recorded_imagined`, what is imagined of their actions.
+        The outcomes of the policy, `real` where there is a real env, and `imagined` from its starts
+        or else from those of recorded episodes; and of these `recorded`, what came of them, and
+        `recorded_imagined`, what is imagined of their actions.
 
     Raises:
         EpisodeError: Test episodes are missing, or do not fit the world model.
@@ -140,8 +141,7 @@ def run(args: Args) -> dict[str, list[bool]]:
             outcomes["recorded"] = np.array([episode.solved for episode in recorded])
             threshold = world_model.config.success_threshold
             outcomes["recorded_imagined"] = np.array([one.score >= threshold for one in again])
-        else:
-            assert env is not None
+        if env is not None:
             starts = real_starts(env, seeds)
         outcomes["imagined"] = imagined_outcomes(act, world_model, starts)
         if env is not None:

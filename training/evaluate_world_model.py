@@ -30,6 +30,7 @@ from training.features_policy import load_policy, mean_actions, plan
 from training.formatting import markdown_table
 from training.metrics import place_errors, policy_agreement
 from training.outcomes import (
+    FRAMES,
     Imagined,
     check_fits,
     contact_psnr,
@@ -306,6 +307,8 @@ def _number(value: float | None) -> float:
 def table(report: dict[str, Any]) -> str:
     """The main figures as Markdown, one row a task."""
     rows = []
+    psnrs = [own["frames"].get("psnr", {}) for own in report["tasks"].values()]
+    last = max((int(t) for psnr in psnrs for t in psnr), default=FRAMES[-1])
     for task, own in report["tasks"].items():
         plans = own.get("plans", {})
         contact = own.get("contact", {})
@@ -317,7 +320,7 @@ def table(report: dict[str, Any]) -> str:
                 f"{_number(plans.get('auroc')):.3f}",
                 f"{100 * plans.get('agreement', {}).get('mean', float('nan')):.1f}",
                 f"{_number(own.get('near_misses', {}).get('auroc')):.3f}",
-                f"{own['frames'].get('psnr', {}).get('50', float('nan')):.1f}",
+                f"{own['frames'].get('psnr', {}).get(str(last), float('nan')):.1f}",
                 f"{_number(contact.get('psnr')):.1f}",
                 f"{(own['eyes'] or {}).get('mean_mm', float('nan')):.1f}",
             ]
@@ -329,7 +332,7 @@ def table(report: dict[str, Any]) -> str:
         "fresh plans: AUROC",
         "agreement, %",
         "near-misses: AUROC",
-        "PSNR at 50, dB",
+        f"PSNR at {last}, dB",
         "at contact, dB",
         "eyes, mm",
     ]
