@@ -94,3 +94,30 @@ def test_E23_torchrl_sees_what_gymnasium_sees(folder: str) -> None:
             break
     rollout = wrapped.rollout(8, break_when_any_done=False)
     assert rollout.shape == (3, 8) and rollout["next", "done"].any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("way", "rows"),
+    [("GymEnv", ()), ("GymWrapper", ()), ("DISABLED", (2,)), ("SerialEnv", (2,))],
+)
+def test_fault_05_the_ways_into_torchrl_that_the_readme_names(
+    folder: str, way: str, rows: tuple[int, ...]
+) -> None:
+    pytest.importorskip("torchrl")
+    from torchrl.envs import GymEnv, GymWrapper, SerialEnv
+    from torchrl.envs.utils import check_env_specs
+
+    arguments = {"world_model": folder, "max_episode_steps": 3}
+    if way == "GymEnv":
+        env = GymEnv(world4rl_gym.ENV_ID, world_model=folder)
+    elif way == "GymWrapper":
+        env = GymWrapper(gym.make(world4rl_gym.ENV_ID, **arguments))
+    elif way == "SerialEnv":
+        env = SerialEnv(2, lambda: GymEnv(world4rl_gym.ENV_ID, world_model=folder))
+    else:
+        mode = AutoresetMode.DISABLED
+        env = GymWrapper(gym.make_vec(world4rl_gym.ENV_ID, 2, autoreset_mode=mode, **arguments))
+    check_env_specs(env)
+    rollout = env.rollout(20, break_when_any_done=False)
+    assert rollout.shape == (*rows, 20) and rollout["next", "done"].any()
+    env.close()

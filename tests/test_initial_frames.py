@@ -87,7 +87,7 @@ def test_photographs_begin_episodes(tiny_world_model: WorldModel, count: int) ->
 
 def test_E16_bad_photographs(tiny_world_model: WorldModel) -> None:
     good = np.zeros((16, 16, 3), np.uint8)
-    for task in (None, "fly", ["push"]):
+    for task in (None, "fly", ["push", "pull"]):
         with pytest.raises(ValueError, match="task: .*push, pull"):
             ImaginedEnv(tiny_world_model, initial_frames=good, task=task)
     for bad in (good.astype(float), np.zeros((3, 16, 16), np.uint8), good[:0]):

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import dataclasses
+import errno
+import importlib.util
 import os
 import resource
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
+import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_tiny_world_model
 from tampering import DENOISER, INDEX, load_refused, refused
 
+import world4rl_gym
 from world4rl_gym.components import save_component
 from world4rl_gym.model_index import PART_FILES
 from world4rl_gym.world_model import WorldModel, WorldModelError
-from world4rl_gym.writing import replaced_folder
+from world4rl_gym.writing import replaced_folder, write_whole
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -293,3 +302,206 @@ def test_weights_that_do_not_fit_are_not_saved(model_folder: Path) -> None:
     with pytest.raises(WorldModelError, match="head.bias"):
         save_component(model.denoiser, model_folder / "denoiser")
     assert contents(model_folder) == before
+
+
+def test_fault_02_what_cannot_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        world_model = make_tiny_world_model()
+        world_model.save_pretrained(tmp_path / "model")
+        loaded = WorldModel.from_pretrained(tmp_path / "model")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    before = contents(tmp_path / "model")
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, world_model.state_dict()[key])
+    (memory,) = list(world_model.memory.of_task)[:1]
+    memory.state_step = memory.state_step.double() / 3
+    with refused("state_step", "float32", "float64"):
+        world_model.save_pretrained(tmp_path / "model")
+    world_model = make_tiny_world_model()
+    frames = world_model.initial_frames
+    world_model.initial_frames = dataclasses.replace(frames, task_ids=frames.task_ids.int())
+    with refused(str(tmp_path / "model" / "initial_frames"), "task_ids", "I32"):
+        world_model.save_pretrained(tmp_path / "model")
+    assert contents(tmp_path / "model") == before
+
+
+# -------------------------------------------------------------------------- other file systems
+
+
+def test_fault_19_the_embedded_model_may_be_links(tmp_path: Path) -> None:
+    package = Path(world4rl_gym.__file__).parent
+    shutil.copytree(package, tmp_path / "world4rl_gym", copy_function=os.symlink)
+    script = (
+        "import gymnasium, world4rl_gym; print(world4rl_gym.__file__); "
+        "gymnasium.make(world4rl_gym.ENV_ID).reset(); world4rl_gym.WorldModel.from_pretrained()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL])
+def test_fault_21_a_folder_that_cannot_be_renamed_is_replaced(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As on an overlay, which renames no folder of a lower layer, and exchanges none."""
+    (model_folder / "README.md").write_bytes(b"of the lower layer")
+    lower = model_folder.stat().st_ino
+    rename = os.rename
+
+    def renames_no_lower_folder(source: Path, target: Path) -> None:
+        if os.stat(source).st_ino == lower:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    def exchanges_nothing(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    library = types.SimpleNamespace(renameat2=exchanges_nothing)
+    monkeypatch.setattr(os, "rename", renames_no_lower_folder)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
+    make_tiny_world_model(seed=1).save_pretrained(model_folder)
+    assert not (model_folder / "README.md").exists()
+    WorldModel.from_pretrained(model_folder)
+    before = contents(model_folder)
+    lower = model_folder.stat().st_ino
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copytree", no_space)
+    with refused(model_folder, "No space"):
+        make_tiny_world_model(seed=2).save_pretrained(model_folder)
+    assert contents(tmp_path) == {f"model/{name}": data for name, data in before.items()}
+
+
+OVERLAY = """
+import sys
+from pathlib import Path
+from world4rl_gym import WorldModel
+
+model = WorldModel.from_pretrained("merged/model")
+model.save_pretrained("merged/model", "# anew")
+WorldModel.from_pretrained("merged/model")
+print(sorted(p.name for p in Path("merged").iterdir()), Path("merged/model/README.md").read_text())
+"""
+
+
+def test_fault_21_a_folder_of_an_overlays_lower_layer(tiny_folder: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "lower" / "model")
+    mount = (
+        "mkdir work merged && mount -t tmpfs none work && mkdir work/upper work/work && "
+        "mount -t overlay overlay -o "
+        "lowerdir=lower,upperdir=work/upper,workdir=work/work,redirect_dir=off merged"
+    )
+    inside = ["unshare", "--mount", "sh", "-c"]
+    try:
+        tried = subprocess.run([*inside, mount], cwd=tmp_path, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no overlay can be mounted here ({error})")
+    if tried.returncode:
+        pytest.skip(f"no overlay can be mounted here ({tried.stderr.strip()})")
+    (tmp_path / "script.py").write_text(OVERLAY)
+    command = f"rm -r work merged; {mount} && {sys.executable} script.py"
+    path = str(Path(world4rl_gym.__file__).parents[1])
+    ran = subprocess.run(
+        [*inside, command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert ran.stdout.strip() == "['model'] # anew", ran.stderr
+
+
+def test_fault_20_saving_as_on_windows(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No library of the process, no folder opened, and only what may be written to is flushed."""
+    opened, fsync, library, writing = os.open, os.fsync, ctypes.CDLL, set()
+
+    def opens_no_folder(path: Path, flags: int, *rest: int, **more: int) -> int:
+        if os.path.isdir(path) and "dir_fd" not in more:  # which `shutil.rmtree` gives
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        handle = opened(path, flags, *rest, **more)
+        (writing.add if flags & (os.O_RDWR | os.O_WRONLY) else writing.discard)(handle)
+        return handle
+
+    def flushes_what_is_written(handle: int) -> None:
+        if handle not in writing:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        fsync(handle)
+
+    def named_libraries(name: str | None, *rest: object, **more: object) -> ctypes.CDLL:
+        if name is None:
+            raise TypeError("bad argument type for built-in operation")
+        return library(name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", opens_no_folder)
+    monkeypatch.setattr(os, "fsync", flushes_what_is_written)
+    monkeypatch.setattr(ctypes, "CDLL", named_libraries)
+    world_model = make_tiny_world_model(seed=1)
+    for _ in range(2):
+        world_model.save_pretrained(model_folder)
+    write_whole(tmp_path / "record.json", b"{}")
+    assert WorldModel.from_pretrained(model_folder).config == world_model.config
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "record.json"]
+
+
+def test_fault_20_locks_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = pytest.importorskip("fcntl")
+
+    def locking(handle: int, mode: int, size: int) -> None:
+        try:
+            real.flock(handle, real.LOCK_EX | real.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+    windows = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spec = importlib.util.find_spec("training.locks")
+    assert spec is not None and spec.loader is not None
+    locks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(locks)
+    with locks.locked(tmp_path / "run"), locks.locked(tmp_path / "other"):
+        for _ in range(2):
+            with pytest.raises(locks.InUseError, match="another process"):
+                locks.locked(tmp_path / "run" / ".." / "run").__enter__()
+        waiting = threading.Thread(target=lambda: locks.held(tmp_path / "run").__enter__())
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_fault_23_a_card_with_a_dash_in_any_locale(
+    tiny_folder: str, tmp_path: Path, locale: str
+) -> None:
+    script = (
+        "import sys; from world4rl_gym import WorldModel; "
+        "WorldModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2], 'a \\u2013 card')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", script, tiny_folder, str(tmp_path / "model")],
+        env={**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"},
+        cwd=Path(world4rl_gym.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "model" / "README.md").read_text("utf-8") == "a \u2013 card"

@@ -64,6 +64,42 @@ def test_E20_async_vector_env(tiny_folder: str, context: str, tmp_path: Path) ->
     assert run_file(script, tiny_folder, context).endswith("done\n")
 
 
+LATE = """
+import sys
+import gymnasium as gym, numpy as np
+
+ID = "world4rl_gym:World4RL-Imagined-v0"  # imports the package wherever it is made
+
+def main():
+    import world4rl_gym
+
+    make = lambda: gym.make(ID, world_model=sys.argv[1])
+    if sys.argv[2] == "gymnasium":
+        env = gym.vector.AsyncVectorEnv([make] * 2, context="spawn")
+    else:
+        from stable_baselines3.common.vec_env import SubprocVecEnv
+        env = SubprocVecEnv([make] * 2, start_method="spawn")
+    env.reset()
+    env.step(np.zeros((2, 3), np.float32))
+    env.close()
+    assert gym.make_vec(ID, 2, world_model=sys.argv[1]).num_envs == 2
+    print("done")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("library", ["gymnasium", "stable_baselines3"])
+def test_fault_08_workers_that_never_imported_the_package(
+    tiny_folder: str, library: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(library)
+    script = tmp_path / "script.py"
+    script.write_text(LATE)
+    assert run_file(script, tiny_folder, library).endswith("done\n")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_E20_a_bare_fork_after_torch_was_used(tiny_folder: str) -> None:
     assert run_python(FORK, tiny_folder).endswith("done\n")

@@ -42,7 +42,53 @@ def test_without_gl_it_says_what_to_install() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
     assert "apt-get install" in ran.stdout, ran.stderr
+    assert "MUJOCO_GL=nothing: RuntimeError: invalid value" in ran.stdout
     assert issubclass(RealEnvUnavailableError, RuntimeError)
+
+
+@needs_gl
+@pytest.mark.parametrize("given", [False, True])
+def test_fault_24_another_pyopengl_platform_does_not_hide_a_backend(given: bool) -> None:
+    found = os.environ["MUJOCO_GL"]
+    script = (
+        "from training.real_env import RealEnv, require_real_env\n"
+        "require_real_env()\n"
+        "env = RealEnv('hammer'); env.reset(seed=0); env.close(); print('rendered')"
+    )
+    environment = {**os.environ, "PYOPENGL_PLATFORM": "egl" if found == "osmesa" else "osmesa"}
+    environment.pop("MUJOCO_GL")
+    if given:
+        environment["MUJOCO_GL"] = found
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "rendered\n", ran.stderr
+
+
+@needs_gl
+@pytest.mark.parametrize(
+    "end", ["", "env.close()", "env.close(); env.close()", "import sys; sys.exit(0)", "twin = env"]
+)
+def test_fault_25_nothing_is_printed_at_exit(end: str) -> None:
+    script = (
+        "from training.real_env import RealEnv\n"
+        "envs = [RealEnv('hammer'), RealEnv('soccer')]\n"
+        "for env in envs: env.reset(seed=0)\n"
+        f"{end}"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@needs_gl
+def test_fault_05_infos_always_have_the_same_keys() -> None:
+    from training.real_env import RealEnv
+
+    env = RealEnv("hammer", drawn="first")
+    _, info = env.reset(seed=3)
+    told = env.step(env.action_space.sample())[4]
+    env.close()
+    assert {k: type(v) for k, v in told.items()} == {k: type(v) for k, v in info.items()}
 
 
 @needs_gl

@@ -26,7 +26,17 @@ from training.features_policy import (
     plan,
     save_policy,
 )
-from training.refine_policy import Args, imagined_env, make_judge, refine, run
+from training.refine_policy import (
+    LEAST_CHANCE,
+    PROGRESS,
+    Args,
+    ProgressReward,
+    ZeroReward,
+    imagined_env,
+    make_judge,
+    refine,
+    run,
+)
 from training.rollouts import perturbed
 from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
@@ -81,6 +91,17 @@ def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
         assert torch.equal(value, judged[1][name])
 
 
+def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
+    policy = make_policy(feature_size(world_model), world_model.action_size)
+    told = iter([0.5, 1.0])
+    env = imagined_env(world_model, "push", seed=0, rows=64)
+    refined = refine(
+        policy, env, 32_000, 0, judge=lambda _: next(told), judge_every=3200, critic_steps=3200
+    )
+    env.close()
+    assert [(p.steps, p.judged) for p in refined.curve] == [(0, 0.5), (3200, 1.0)]
+
+
 def test_a_judge_believes_the_least_favourable_member() -> None:
     world_model = make_tiny_world_model(success_threshold=0.01)
     policy = make_policy(feature_size(world_model), world_model.action_size)
@@ -111,13 +132,51 @@ def test_refining_from_the_command_line_and_the_control_without_reward(
     own.save_pretrained(tmp_path / "model")
     save_policy(make_policy(feature_size(own), own.action_size), tmp_path / "clone")
     results = {}
-    for reward in ("learned", "zero"):
+    for reward in ("progress", "sparse", "zero"):
         out = tmp_path / reward
         arguments = {"world_model": str(tmp_path / "model"), "steps": 3200, "reward": reward}
         run(Args("hammer", tmp_path / "clone", out, **arguments))
         assert len(json.loads((out / "curve.json").read_text())) == 2
         results[reward] = load_policy(out / "policy").state_dict()
-    assert set(results["learned"]) == set(results["zero"])
+    assert set(results["progress"]) == set(results["zero"])
+
+
+def test_progress_pays_for_the_best_chance_of_the_episode() -> None:
+    world_model = make_tiny_world_model(success_threshold=0.9999)  # no episode ends early
+    paid, plain = [imagined_env(world_model, "push", seed=0, rows=8) for _ in range(2)]
+    paid = ProgressReward(paid)
+    paid.reset(), plain.reset()
+    rng = np.random.default_rng(0)
+    more, chances = np.zeros(8), []
+    for _ in range(world_model.config.max_episode_steps - 1):
+        actions = rng.uniform(-1, 1, (8, world_model.action_size)).astype(np.float32)
+        told, own = paid.step(actions), plain.step(actions)
+        assert np.array_equal(told[0], own[0])
+        assert np.all(told[1] >= own[1])
+        more += told[1] - own[1]
+        chances.append([info["success_probability"] for info in own[3]])
+    best = np.clip(np.max(chances, axis=0), LEAST_CHANCE, 0.5)
+    far = np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
+    assert more == pytest.approx(PROGRESS * (1 - np.log(best / (1 - best)) / far), abs=1e-4)
+    paid.close(), plain.close()
+
+
+def test_a_zero_reward_changes_nothing_else(world_model: WorldModel) -> None:
+    paid, plain = [imagined_env(make_certain(world_model), "push", 0, rows=4) for _ in range(2)]
+    nothing = ZeroReward(paid)
+    assert np.array_equal(nothing.reset(), plain.reset())
+    actions = np.zeros((4, world_model.action_size), np.float32)
+    told, own = nothing.step(actions), plain.step(actions)
+    assert np.array_equal(told[0], own[0])
+    assert np.array_equal(told[2], own[2])
+    assert own[1].any() and not told[1].any()
+
+
+def make_certain(world_model: WorldModel) -> WorldModel:
+    """Every decision succeeds."""
+    with torch.no_grad():
+        world_model.task_memory("push").outputs[-1].bias[..., world_model.state_size] = 50.0
+    return world_model
 
 
 def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
@@ -179,3 +238,20 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     assert len(list((place / "validation").glob("plan-*.npz"))) >= 20
     log = json.loads((out / "log.json").read_text())
     assert any("after_training" in entry for entry in log["entries"])
+
+    base = WorldModel.from_pretrained(shipped / "world_model")
+    rounds = [*module, "training.train_task_memory", "--task", "door-lock", "--demonstrations=5"]
+    rounds += ["--world-model", str(shipped / "world_model"), "--rollouts=2", "--replays=3"]
+    rounds += ["--plans=6", "--round-steps=3", "--ppo-steps", "3200"]
+    rounds += ["--episodes", str(tmp_path / "data"), "--out", str(tmp_path / "on" / "{task}")]
+    replace = [*module, "training.assemble_world_model", *task, "--out", str(tmp_path / "whole")]
+    replace += ["--world-model", str(shipped / "world_model"), "--episodes", str(tmp_path / "data")]
+    replace += ["--memories", str(tmp_path / "on" / "{task}")]
+    for command in (rounds, replace):
+        ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+        assert ran.returncode == 0, ran.stderr
+    whole = WorldModel.from_pretrained(tmp_path / "whole")
+    for name in base.config.tasks:
+        before, after = (one.task_memory(name).state_dict() for one in (base, whole))
+        same = all(torch.equal(before[key], after[key]) for key in before)
+        assert same == (name != "door-lock")

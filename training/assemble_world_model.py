@@ -178,6 +178,8 @@ class Args:
         eyes: Folder of each task's eyes; "{task}" stands for its name.
         memories: Folder of each task's memory; the same.
         denoiser: Folder that holds `denoiser`.
+        world_model: A world model, folder or Hub id, in which only the memories of these tasks are
+            replaced; None puts a new one together.
         episodes: Folder of episodes; plans of the validation split calibrate, or all of its
             episodes where there are none.
         starts: Start frames of each task that the world model carries.
@@ -191,6 +193,7 @@ class Args:
     eyes: Path = Path("runs/eyes/{task}")
     memories: Path = Path("runs/memory/{task}")
     denoiser: Path = Path("runs/denoiser")
+    world_model: str | None = None
     episodes: Path = Path("data/episodes")
     starts: int = 100
     anywhere: int = 120
@@ -213,6 +216,15 @@ def run(args: Args) -> None:
         EpisodeError: Training or validation episodes are missing or do not suit.
         SettingsError: More frames are asked for than a world model may carry.
     """
+    if args.world_model is not None:
+        world_model = WorldModel.from_pretrained(args.world_model)
+        for task in args.tasks:
+            memory, told = calibrated(args, task, world_model.task_eyes(task))
+            world_model.task_memory(task).load_state_dict(memory.state_dict())
+            world_model.config.provenance[task] = told
+        world_model.save_pretrained(args.out)
+        print(f"done: {args.out}")
+        return
     known = {task: _experts(args.episodes, task) for task in args.tasks}
     for task, episodes in known.items():
         check_trainable(args.episodes, task, episodes)
@@ -222,26 +234,7 @@ def run(args: Args) -> None:
     eyes = {task: load_task_eyes(args.eyes, task) for task in args.tasks}
     memories, provenance = {}, {}
     for task in args.tasks:
-        memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
-        round_weights(memory)
-        held_out = load_episodes(args.episodes, "validation", [task])
-        plans = [episode for episode in held_out if episode.behaviour == "plan"]
-        sequences = make_sequences(plans or held_out, eyes[task])
-        kind = f"{len(sequences)} validation {'plans' if plans else 'episodes'}"
-        solved = int(sequences.outcome.sum())
-        if 0 < solved < len(sequences):
-            provenance[task] = f"logits shifted by {calibrate(memory, sequences):.2f} on {kind}"
-        else:  # would be moved as far as it goes
-            provenance[task] = f"not calibrated: of {kind}, {solved} solve the task"
-        print(f"{task}: {provenance[task]}")
-        memories[task] = memory
-    contexts = [start_contexts(args.episodes, args.tasks, "train", args.starts)]
-    if args.anywhere:
-        contexts.append(_contexts_within(args, known))
-    both = {
-        name: torch.cat([getattr(part, name) for part in contexts])
-        for name in ("frames", "state", "command", "task_ids", "is_start")
-    }
+        memories[task], provenance[task] = calibrated(args, task, eyes[task])
     denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
     round_weights(denoiser)
     longest = max(
@@ -254,7 +247,7 @@ def run(args: Args) -> None:
     world_model = assemble(
         eyes,
         memories,
-        InitialFrames(**both, tasks=tuple(args.tasks)),
+        _contexts(args, known),
         denoiser,
         action_repeat=first.action_repeat,
         max_episode_steps=horizon,
@@ -307,6 +300,41 @@ def _check_alike(firsts: Sequence[Episode]) -> None:
 def _bounds(episode: Episode) -> tuple[Sequence[float], Sequence[float]]:
     low, high = episode.action_low, episode.action_high
     return UNIT if low is None or high is None else (tuple(low.tolist()), tuple(high.tolist()))
+
+
+def calibrated(args: Args, task: str, eyes: TaskEyes) -> tuple[TaskMemory, str]:
+    """The trained memory of a task, calibrated on validation plans, or on all validation episodes
+    where there are none, and what was done to it.
+
+    Raises:
+        WorldModelError: It is missing or broken.
+        EpisodeError: There are no validation episodes.
+    """
+    memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
+    round_weights(memory)
+    held_out = load_episodes(args.episodes, "validation", [task])
+    plans = [episode for episode in held_out if episode.behaviour == "plan"]
+    sequences = make_sequences(plans or held_out, eyes)
+    kind = f"{len(sequences)} validation {'plans' if plans else 'episodes'}"
+    solved = int(sequences.outcome.sum())
+    if 0 < solved < len(sequences):
+        told = f"logits shifted by {calibrate(memory, sequences):.2f} on {kind}"
+    else:  # would be moved as far as it goes
+        told = f"not calibrated: of {kind}, {solved} solve the task"
+    print(f"{task}: {told}")
+    return memory, told
+
+
+def _contexts(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:
+    """Start frames, and frames from within demonstrations."""
+    parts = [start_contexts(args.episodes, args.tasks, "train", args.starts)]
+    if args.anywhere:
+        parts.append(_contexts_within(args, known))
+    both = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("frames", "state", "command", "task_ids", "is_start")
+    }
+    return InitialFrames(**both, tasks=tuple(args.tasks))
 
 
 def _contexts_within(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:

@@ -261,7 +261,7 @@ def main() -> None:
     report = measure(args)
     table = format_table(report)
     save_record(args.out / "bench.json", report)
-    (args.out / "bench.md").write_text(table + "\n")
+    (args.out / "bench.md").write_text(table + "\n", "utf-8")
     print(table)
 
 

@@ -40,7 +40,7 @@ from training.real_env import (
     split_seeds,
 )
 from training.records import save_record
-from training.refine_policy import Point, imagined_env, make_judge, refine
+from training.refine_policy import Point, ProgressReward, imagined_env, make_judge, refine
 from training.rollouts import make_real_env, play, real_starts
 from training.settings import SettingsError, require_at_least
 from world4rl_gym.env import ImaginedEnv
@@ -117,7 +117,7 @@ def run(args: Args) -> dict[str, Any]:
     save_policy(cloned, args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
-    rows = imagined_env(world_model, args.task, args.seed)
+    rows = ProgressReward(imagined_env(world_model, args.task, args.seed))
     judge = make_judge(world_model, args.task)
     refined = refine(cloned, rows, args.refine_steps, args.seed, "PPO", judge)
     rows.close()

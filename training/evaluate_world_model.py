@@ -43,7 +43,7 @@ from training.own_env import AnyEnv, make_own_env
 from training.pictures import comparison_strip, join_videos, save_image, save_video
 from training.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
 from training.records import save_record
-from training.refine_policy import imagined_env, refine
+from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
 from training.rollouts import make_real_env, real_starts, replay
 from training.sequences import codes_of
 from training.settings import require_at_least
@@ -119,9 +119,14 @@ def fresh_plans(
     told = []
     share = args.plans // len(own)
     for index, folder in enumerate(own):
-        rows = imagined_env(world_model, task, args.seed + index)
+        rows = ProgressReward(imagined_env(world_model, task, args.seed + index))
         refined = refine(
-            load_policy(folder), rows, args.ppo_steps, args.seed + index, f"{task} {folder.name}"
+            load_policy(folder),
+            rows,
+            args.ppo_steps,
+            args.seed + index,
+            f"{task} {folder.name}",
+            make_judge(world_model, task),
         )
         rows.close()
         seeds = split_seeds(args.split, share, 30_000 + 1000 * index)
@@ -356,14 +361,14 @@ def evaluate(args: Args) -> dict[str, Any]:
     for task in world_model.config.tasks:
         path = args.out / "tasks" / f"{task}.json"
         if path.exists():
-            tasks[task] = json.loads(path.read_text())
+            tasks[task] = json.loads(path.read_bytes())
             continue
         tasks[task] = measure_task(args, world_model, task)
         save_record(path, tasks[task])
         print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
     save_record(args.out / "world_model.json", report)
-    (args.out / "world_model.md").write_text(table(report) + "\n")
+    (args.out / "world_model.md").write_text(table(report) + "\n", "utf-8")
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if videos:
         join_videos(videos, args.out / "pictures" / "rollouts.gif")

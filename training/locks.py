@@ -1,15 +1,26 @@
 """Folders that one process of a machine has to itself.
 
-The lock ends with the process, however that ends. It is the folder's own, and leaves no file.
+The lock ends with the process, however that ends. It is the folder's own, and leaves no file; on
+Windows, which locks no folders, it is that of an empty file among the system's temporary ones.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import hashlib
+import importlib
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+try:
+    fcntl: Any = importlib.import_module("fcntl")
+except ImportError:
+    fcntl = None
+    msvcrt: Any = importlib.import_module("msvcrt")
 
 
 class InUseError(RuntimeError):
@@ -26,7 +37,7 @@ def held(folder: Path) -> Iterator[None]:
         folder: The folder; made where it is missing.
     """
     with _opened(folder) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, wait=True)
         yield
 
 
@@ -42,16 +53,36 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with _opened(folder) as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle, wait=False)
         except BlockingIOError:
             raise InUseError(f"{folder}: another process is training into this folder") from None
         yield
 
 
+def _lock(handle: int, wait: bool) -> None:
+    """Locks an open file or folder, or raises BlockingIOError."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return
+    while True:
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            return
+        except PermissionError as error:
+            if not wait:
+                raise BlockingIOError(error.errno, error.strerror) from None
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    if fcntl is not None:
+        handle = os.open(folder, os.O_RDONLY)
+    else:
+        name = hashlib.sha256(os.path.normcase(os.path.realpath(folder)).encode()).hexdigest()
+        path = Path(tempfile.gettempdir()) / f"world4rl-gym-{name}.lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         yield handle
     finally:

@@ -18,23 +18,18 @@ import tyro
 from tqdm import tqdm
 
 from training import command
-from training.assemble_world_model import assemble, start_contexts
 from training.episodes import load_episodes
 from training.features_policy import (
-    clone,
-    features_of,
+    clone_episodes,
     load_policy,
-    make_policy,
     mean_actions,
     save_policy,
 )
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.refine_policy import real_env, refine
 from training.rollouts import make_real_env, perturbed, play, replay
-from training.sequences import make_sequences
 from training.settings import require_at_least
-from training.train_eyes import load_task_eyes
-from training.train_memory import make_memory
+from world4rl_gym.world_model import WorldModel
 
 REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
 """Steps of PPO in the real env that improve each clone."""
@@ -47,7 +42,7 @@ class Args:
     Attributes:
         tasks: Tasks.
         split: The split whose starts are played.
-        eyes: Folder of each task's eyes; "{task}" stands for its name.
+        world_model: Folder or Hub id, for the policies' features; None is the embedded one.
         episodes: Folder of episodes.
         policies: Folder of the policies; made where they are missing.
         count: Episodes of each policy.
@@ -57,7 +52,7 @@ class Args:
 
     tasks: tuple[str, ...] = TASKS
     split: str = "test"
-    eyes: Path = Path("runs/eyes/{task}")
+    world_model: str | None = None
     episodes: Path = Path("data/episodes")
     policies: Path = Path("runs/unseen")
     count: int = 50
@@ -72,22 +67,15 @@ class Args:
 
 def make_task(args: Args, task: str) -> None:
     """Makes one task's policies and episodes, what is missing of them."""
-    eyes = load_task_eyes(args.eyes, task)
     experts = load_episodes(args.episodes, "train", [task], ["expert"])
-    known = experts + load_episodes(args.episodes, "train", [task], ["random"])
-    sequences = make_sequences(experts, eyes)
-    memory = make_memory(make_sequences(known, eyes), 1, 8, 0)  # for its units alone
-    world_model = assemble(
-        {task: eyes}, {task: memory}, start_contexts(args.episodes, [task], "train", 8)
-    )
+    world_model = WorldModel.from_pretrained(args.world_model)
     folder = args.policies / task
     rng = np.random.default_rng(args.seed)
     clones = {"clone-5": rng.choice(len(experts), 5, replace=False), "clone-50": np.arange(50)}
     for index, (name, rows) in enumerate(clones.items()):
         if not (folder / name).exists():
-            seen, done = features_of(memory, sequences.rows(torch.from_numpy(rows)), 50)
-            policy = make_policy(seen.shape[1], done.shape[1], args.seed + index)
-            clone(policy, seen, done, seed=args.seed + index)
+            shown = [experts[row] for row in rows]
+            policy = clone_episodes(shown, world_model, seed=args.seed + index)
             save_policy(policy, folder / name)
         better = folder / f"real-ppo-{name}"
         if not better.exists():

@@ -132,7 +132,7 @@ def write_card(args: Args) -> None:
     """
     model = WorldModel.from_pretrained(args.folder)
     try:
-        card = model_card(model, json.loads(args.report.read_text()))
+        card = model_card(model, json.loads(args.report.read_bytes()))
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"{args.report}: lacks what the card shows ({error!r})") from None
     write_whole(args.folder / CARD_FILE, card.encode())

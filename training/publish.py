@@ -131,13 +131,13 @@ def stage(args: Args, folder: Path) -> list[str]:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PublishError(f"{args.results}: lacks what the card shows ({error!r})") from None
-    (folder / CARD_FILE).write_text(card)
+    (folder / CARD_FILE).write_bytes(card.encode())
     return [name for name in ALL_FILES if (folder / name).exists()]
 
 
 def _read_figures(path: Path | None) -> dict[str, Any] | None:
     try:
-        return None if path is None else json.loads(path.read_text())
+        return None if path is None else json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise PublishError(f"{path}: is not readable JSON ({error})") from None
 

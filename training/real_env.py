@@ -6,10 +6,13 @@ library that renders without a display (``MUJOCO_GL=egl`` or ``osmesa``).
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -36,6 +39,19 @@ GL_HELP = (
     "Real Meta-World needs a GL library that renders without a display. On Debian or Ubuntu: "
     "apt-get install libegl1 libgl1-mesa-dri libosmesa6, then set MUJOCO_GL=egl or MUJOCO_GL=osmesa"
 )
+
+_PROBE = """
+try:
+    import mujoco
+    model = mujoco.MjModel.from_xml_string('<mujoco/>')
+    renderer = mujoco.Renderer(model, 8, 8)
+    renderer.update_scene(mujoco.MjData(model))
+    renderer.render()
+    renderer.close()
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+    raise
+"""
 
 
 class RealEnvUnavailableError(RuntimeError):
@@ -66,23 +82,36 @@ def choose_gl_backend() -> str | None:
     """Finds a GL backend that renders here and puts it in ``MUJOCO_GL``.
 
     A backend is tried in a process of its own, since a failed one cannot be replaced within a
-    process. A value that is already set is left as it is, and only checked.
+    process. A value that is already set is left as it is, and only checked. ``PYOPENGL_PLATFORM``
+    is made to agree with it, without which no backend renders.
 
     Returns:
         The backend's name, or None when nothing renders.
     """
+    return _try_backends()[0]
+
+
+def _try_backends() -> tuple[str | None, str]:
+    """The backend that renders, put in the environment, or None; and why the others do not."""
     chosen = os.environ.get("MUJOCO_GL")
-    probe = (
-        "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco/>'); "
-        "r = mujoco.Renderer(m, 8, 8); r.update_scene(mujoco.MjData(m)); r.render(); r.close()"
-    )
+    reasons = []
     for backend in [chosen] if chosen else ["egl", "osmesa"]:
-        environment = {**os.environ, "MUJOCO_GL": backend}
-        tried = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True)
+        variables = {"MUJOCO_GL": backend}
+        if backend in ("egl", "osmesa"):
+            variables["PYOPENGL_PLATFORM"] = backend
+        tried = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
         if tried.returncode == 0:
-            os.environ["MUJOCO_GL"] = backend
-            return backend
-    return None
+            os.environ.update(variables)
+            return backend, ""
+        said = tried.stdout.split("\n")[0] or f"its process ended with {tried.returncode}"
+        reasons.append(f"MUJOCO_GL={backend}: {said}")
+    return None, "; ".join(reasons)
 
 
 def require_real_env() -> None:
@@ -96,8 +125,9 @@ def require_real_env() -> None:
             raise RealEnvUnavailableError(
                 f"{module} is not installed; pip install 'world4rl-gym[metaworld]'"
             )
-    if choose_gl_backend() is None:
-        raise RealEnvUnavailableError(GL_HELP)
+    backend, reasons = _try_backends()
+    if backend is None:
+        raise RealEnvUnavailableError(f"nothing renders here ({reasons}). {GL_HELP}")
 
 
 class RealEnv(gym.Env):
@@ -185,6 +215,9 @@ class RealEnv(gym.Env):
         buffer = self._sim.model.vis.global_
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, side), max(buffer.offheight, side)
         self._renderer = mujoco.Renderer(self._sim.model, side, side)
+        # MuJoCo ends EGL at exit, and a renderer that is freed later complains.
+        self._at_exit = functools.partial(_close_renderer, weakref.ref(self._renderer))
+        atexit.register(self._at_exit)
         if lean_rendering:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -240,6 +273,7 @@ class RealEnv(gym.Env):
         self._sim._prev_obs = self._state[:18].copy()
         self._steps = 0
         self._first = self._shown = self._frame()
+        self._start_seed = start_seed
         info = {"task": self.task, "is_success": False, "seed": start_seed}
         return self._observation(self._first.copy()), info
 
@@ -255,7 +289,7 @@ class RealEnv(gym.Env):
         self._steps += 1
         terminated = success and self.terminate_on_success
         truncated = self._steps >= self.max_episode_steps and not terminated
-        info = {"task": self.task, "is_success": success}
+        info = {"task": self.task, "is_success": success, "seed": self._start_seed}
         self._shown = self._frame() if self.drawn == "all" else None
         frame = self._first if self._shown is None else self._shown
         assert frame is not None, "reset() must be called before step()"
@@ -277,6 +311,7 @@ class RealEnv(gym.Env):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+            atexit.unregister(self._at_exit)
             self._sim.close()
 
     def _observation(self, frame: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
@@ -293,6 +328,11 @@ class RealEnv(gym.Env):
         side = len(drawn) // factor
         blocks = drawn.reshape(side, factor, side, factor, 3)
         return (blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+
+
+def _close_renderer(renderer: weakref.ref[Any]) -> None:
+    if (left := renderer()) is not None:
+        left.close()
 
 
 def to_pixels(places: np.ndarray, frame_size: int = FRAME_SIZE) -> np.ndarray:

@@ -15,29 +15,46 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
 from scipy import stats
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from training import command
 from training.episodes import load_episodes
 from training.evaluate_policy import imagined_outcomes, real_outcomes
-from training.features_policy import clone_episodes, mean_actions, save_policy
-from training.formatting import markdown_table
+from training.features_policy import clone_episodes, load_policy, mean_actions, save_policy
+from training.formatting import format_points, markdown_table
 from training.metrics import Rate, rate
 from training.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.records import save_record
-from training.refine_policy import ZeroReward, imagined_env, make_judge, real_env, refine
+from training.refine_policy import (
+    ProgressReward,
+    ZeroReward,
+    imagined_env,
+    make_judge,
+    real_env,
+    refine,
+)
 from training.rollouts import make_real_env, real_starts
 from training.settings import SettingsError, differences, require_at_least
 from world4rl_gym.world_model import WorldModel
 
-POLICIES = ("cloned", "refined", "real_twin", "zero_reward")
+PolicyName = Literal["cloned", "refined", "real_twin", "zero_reward"]
+IMAGINED = {"cloned": "imagined_before", "refined": "imagined_after"}
+"""What the imagined outcomes of a policy are called."""
+COLUMNS = {
+    "cloned": "clone",
+    "refined": "refined",
+    "real_twin": "PPO in the real env",
+    "zero_reward": "PPO, reward zero",
+    "imagined_before": "clone, imagined",
+    "imagined_after": "refined, imagined",
+}
 TEST_OFFSET = 300_000
 """Of the test starts; nothing is chosen on them."""
 
@@ -51,6 +68,7 @@ class Args:
         demonstrations: How many expert episodes the clones see.
         draws: Clones of each, every one of other demonstrations where there are enough.
         seeds: Refinements of each clone.
+        policies: Which of a cell's policies to measure; the rest can be added later.
         steps: Env steps of each refinement.
         episodes: Test starts.
         episodes_folder: Where the demonstrations are.
@@ -64,6 +82,7 @@ class Args:
     demonstrations: tuple[int, ...] = (5, 50)
     draws: int = 3
     seeds: int = 2
+    policies: tuple[PolicyName, ...] = ("cloned", "refined", "real_twin", "zero_reward")
     steps: int = 200_000
     episodes: int = 200
     episodes_folder: Path = Path("data/episodes")
@@ -110,7 +129,7 @@ def demonstrations_of(args: Args, cell: Cell) -> list[Any]:
 
 
 def measure(args: Args, cell: Cell) -> dict[str, Any]:
-    """Clones, refines and evaluates one cell; saves it in its folder, and returns its row."""
+    """Clones, refines and evaluates what the cell still lacks; returns its row."""
     torch.set_num_threads(1)
     out = args.cells / cell.name
     asked = {
@@ -118,57 +137,70 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         "episodes": args.episodes,
         "world_model": args.world_model or "embedded",
     }
-    done = out / "cell.json"
-    if done.exists():
-        kept = json.loads(done.read_text())
-        if told := differences(kept["settings"], asked):
-            raise SettingsError(f"{out}: holds a cell of other settings ({told})")
-        return kept["row"]
-    require_real_env()
-    began = time.monotonic()
-    world_model = WorldModel.from_pretrained(args.world_model)
-    policies = {
-        "cloned": clone_episodes(demonstrations_of(args, cell), world_model, seed=cell.draw)
-    }
-    for name in POLICIES[1:]:
-        make = real_env if name == "real_twin" else imagined_env
-        rows = make(world_model, cell.task, cell.seed)
-        judge = make_judge(world_model, cell.task) if name == "refined" else None
-        policies[name] = refine(
-            policies["cloned"],
-            ZeroReward(rows) if name == "zero_reward" else rows,
-            args.steps,
-            cell.seed,
-            f"{cell.name} {name}",
-            judge,
-        ).policy
-        rows.close()
-    seeds = split_seeds("test", args.episodes, TEST_OFFSET)
-    env = make_real_env(cell.task)
-    starts = real_starts(env, seeds)
-    outcomes: dict[str, np.ndarray] = {}
-    for name, policy in policies.items():
-        save_policy(policy, out / name)
-        act = mean_actions(policy)
-        outcomes[name] = real_outcomes(env, act, world_model, seeds, f"{cell.name} {name}")
-        if name in ("cloned", "refined"):
-            when = "before" if name == "cloned" else "after"
-            outcomes[f"imagined_{when}"] = imagined_outcomes(act, world_model, starts)
-    env.close()
-    row = {
+    path = out / "cell.json"
+    kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
+    if path.exists():
+        kept = json.loads(path.read_text())
+    if told := differences(kept["settings"], asked):
+        raise SettingsError(f"{out}: holds a cell of other settings ({told})")
+    outcomes: dict[str, str] = kept["outcomes"]
+    missing = [name for name in args.policies if name not in outcomes]
+    if missing:
+        require_real_env()
+        world_model = WorldModel.from_pretrained(args.world_model)
+        env = make_real_env(cell.task)
+        seeds = split_seeds("test", args.episodes, TEST_OFFSET)
+        for name in missing:
+            policy = train(args, cell, name, world_model)
+            act = mean_actions(policy)
+            solved = real_outcomes(env, act, world_model, seeds, f"{cell.name} {name}")
+            if name in IMAGINED:
+                starts = real_starts(env, seeds)
+                outcomes[IMAGINED[name]] = _packed(imagined_outcomes(act, world_model, starts))
+            outcomes[name] = _packed(solved)
+            save_record(path, kept)
+        env.close()
+    return {
         **dataclasses.asdict(cell),
         "episodes": args.episodes,
         "real_episodes_spent": cell.demonstrations,
         "observation": "features",
-        **{name: dataclasses.asdict(rate(kept)) for name, kept in outcomes.items()},
-        "seconds": round(time.monotonic() - began),
-        "outcomes": {
-            name: "".join("1" if solved else "0" for solved in kept)
-            for name, kept in outcomes.items()
-        },
+        **{name: dataclasses.asdict(rate(_unpacked(told))) for name, told in outcomes.items()},
+        "outcomes": outcomes,
     }
-    save_record(done, {"settings": asked, "row": row})
-    return row
+
+
+def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> ActorCriticPolicy:
+    """Trains one of the cell's policies, or reads it where it is done."""
+    folder = args.cells / cell.name / name
+    if folder.exists():
+        return load_policy(folder)
+    if name == "cloned":
+        policy = clone_episodes(demonstrations_of(args, cell), world_model, seed=cell.draw)
+    else:
+        make = real_env if name == "real_twin" else imagined_env
+        rows = make(world_model, cell.task, cell.seed)
+        if name != "real_twin":
+            rows = ZeroReward(rows) if name == "zero_reward" else ProgressReward(rows)
+        policy = refine(
+            train(args, cell, "cloned", world_model),
+            rows,
+            args.steps,
+            cell.seed,
+            f"{cell.name} {name}",
+            make_judge(world_model, cell.task) if name == "refined" else None,
+        ).policy
+        rows.close()
+    save_policy(policy, folder)
+    return policy
+
+
+def _packed(solved: np.ndarray) -> str:
+    return "".join("1" if one else "0" for one in solved)
+
+
+def _unpacked(told: str) -> np.ndarray:
+    return np.array([one == "1" for one in told], float)
 
 
 def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:
@@ -193,27 +225,24 @@ def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:
 def summarise(rows: list[dict[str, Any]]) -> str:
     """A table: a line a task and number of demonstrations, and the means, as Markdown."""
 
-    def solved(row: dict[str, Any], name: str) -> np.ndarray:
-        return np.array([one == "1" for one in row["outcomes"][name]], float)
-
     def line(first: str, some: list[dict[str, Any]]) -> list[str]:
-        of = {name: np.stack([solved(row, name) for row in some]) for name in some[0]["outcomes"]}
-        gain = bootstrap(of["refined"] - of["cloned"])
-        runs = (of["refined"] - of["cloned"]).mean(axis=1)
+        of = {
+            name: np.stack([_unpacked(row["outcomes"][name]) for row in some])
+            for name in COLUMNS
+            if all(name in row["outcomes"] for row in some)
+        }
+        cells = {name: f"{100 * values.mean():.0f}" for name, values in of.items()}
+        paired = of["refined"] - of["cloned"]
+        runs = paired.mean(axis=1)
         ups, downs = int((runs > 0).sum()), int((runs < 0).sum())
-        sign = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
-        real = of["real_twin"].mean() - of["cloned"].mean()
-        share = gain.mean / real if real > 0.05 else float("nan")
+        p = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
         return [
             first,
             str(len(some)),
-            *(f"{100 * of[name].mean():.0f}" for name in ("cloned", "refined")),
-            f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]",
+            format_points(bootstrap(paired)),
             f"{100 * runs.min():+.0f}",
-            f"{sign:.3f}",
-            *(f"{100 * of[name].mean():.0f}" for name in ("real_twin", "zero_reward")),
-            "-" if np.isnan(share) else f"{100 * share:.0f}",
-            *(f"{100 * of[name].mean():.0f}" for name in ("imagined_before", "imagined_after")),
+            f"{p:.3f}",
+            *(cells.get(name, "-") for name in COLUMNS),
         ]
 
     lines = []
@@ -226,16 +255,10 @@ def summarise(rows: list[dict[str, Any]]) -> str:
         [
             "task, demonstrations",
             "runs",
-            "clone",
-            "refined",
-            "gain",
+            "real gain",
             "worst run",
             "sign test's p",
-            "PPO in the real env",
-            "PPO, reward zero",
-            "share of the real gain",
-            "clone, imagined",
-            "refined, imagined",
+            *COLUMNS.values(),
         ],
         lines,
     )

@@ -73,7 +73,7 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
     path = out / "settings.json"
     if path.exists():
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_bytes())
         except ValueError as error:
             raise SettingsError(f"{path}: not readable JSON ({error})") from None
         told = differences({k: v for k, v in kept.items() if k not in free}, settings)

@@ -46,15 +46,14 @@ from training.locks import locked
 from training.metrics import auroc
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.records import save_record
+from training.refine_policy import ProgressReward, copy_of, imagined_env
 from training.rollouts import make_real_env, outcomes, perturbed, play, real_starts, replay
 from training.sequences import Sequences, make_sequences
 from training.settings import SettingsError, keep_settings, require_at_least
 from training.train_eyes import load_task_eyes
 from training.train_memory import MemoryRun, make_memory, train_memory, unroll
-from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
-from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.15
@@ -75,6 +74,8 @@ class Args:
         eyes: Folder of the task's eyes; "{task}" stands for the task's name.
         episodes: Folder of episodes.
         out: Folder of the run; "{task}" stands for the task's name.
+        world_model: A world model, folder or Hub id, to go on from: its eyes and its memory of the
+            task stand for the first training. None begins from nothing.
         demonstrations: How many experts each clone imitates.
         rollouts: Episodes of each clone.
         replays: Perturbed replays.
@@ -91,6 +92,7 @@ class Args:
     eyes: Path = Path("runs/eyes/{task}")
     episodes: Path = Path("data/episodes")
     out: Path = Path("runs/memory/{task}")
+    world_model: str | None = None
     demonstrations: tuple[int, ...] = (5, 10, 50)
     rollouts: int = 50
     replays: int = 2000
@@ -121,8 +123,13 @@ class Builder:
     def __init__(self, args: Args) -> None:
         self.args = args
         self.out = Path(str(args.out).replace("{task}", args.task))
-        self.eyes = load_task_eyes(args.eyes, args.task)
         self.folder = args.episodes / args.task / "train"
+        if args.world_model is None:
+            self.eyes = load_task_eyes(args.eyes, args.task)
+            self.first = self.fresh_memory()
+        else:
+            base = WorldModel.from_pretrained(args.world_model)
+            self.eyes, self.first = base.task_eyes(args.task), base.task_memory(args.task)
         self.starts = start_contexts(args.episodes, [args.task], "train", 600)
         self.began = time.monotonic()
         self.log: list[dict[str, object]] = []
@@ -148,14 +155,13 @@ class Builder:
         """Folders of the clones, made where they are missing."""
         args = self.args
         experts = make_sequences(self.episodes("expert")[: max(args.demonstrations)], self.eyes)
-        memory = make_memory(experts, args.members, args.width, args.seed)
         folders = []
         for count in args.demonstrations:
             folder = self.out / f"clone-{count}"
             folders.append(folder)
             if folder.exists():
                 continue
-            seen, done = features_of(memory, experts.rows(torch.arange(count)), 50)
+            seen, done = features_of(self.first, experts.rows(torch.arange(count)), 50)
             policy = make_policy(seen.shape[1], done.shape[1], args.seed + count)
             clone(policy, seen, done, seed=args.seed + count)
             save_policy(policy, folder)
@@ -168,7 +174,7 @@ class Builder:
     def collect_rollouts(self) -> None:
         """Plays the clones, half of the episodes with noise; every frame is drawn."""
         args = self.args
-        world_model = self.draft(self.fresh_memory())
+        world_model = self.draft(self.first)
         jobs = []
         for index, folder in enumerate(self.clones()):
             first = 30_000 + 1000 * index
@@ -214,13 +220,15 @@ class Builder:
         base = [(make_sequences(played, self.eyes), 0.4)]
         base.append((make_sequences(self.episodes("replay"), self.eyes), 0.6))
         rounds = len(args.ppo_steps)
+        if args.world_model is not None and not (self.out / "memory-0" / "memory").exists():
+            save_task_memory(self.first, self.out / "memory-0" / "memory")
         stored = next((i for i in range(rounds) if not self.is_planned(i)), rounds)
         while stored and (self.out / f"memory-{stored - 1}" / "memory").exists():
             stored -= 1  # goes on from the last finished training
         steps = args.steps + min(stored, 1) * args.round_steps
         run = MemoryRun(steps=steps, seed=args.seed)
         groups = self.groups(base, stored)
-        memory = self.trained(self.fresh_memory(), groups, run, f"memory-{stored}")
+        memory = self.trained(self.first, groups, run, f"memory-{stored}")
         for number in range(stored, rounds):
             plans = self.plans_of_round(number, memory)
             fresh = make_sequences(plans, self.eyes)
@@ -302,16 +310,14 @@ class Builder:
         for index, folder in enumerate((self.clones()[0], self.clones()[-1])):
             policy = load_policy(folder)
             acts.append((mean_actions(policy), NOISE * index))
-            env = ImaginedVecEnv(
-                64, world_model=world_model, obs_type="features", initial_frames=self.starts
+            env = imagined_env(
+                world_model, args.task, args.seed + 10 * number + index, starts=self.starts
             )
-            env.seed(args.seed + 10 * number + index)
-            ppo = make_ppo(policy, env, args.seed + 10 * number + index)
+            ppo = make_ppo(policy, ProgressReward(env), args.seed + 10 * number + index)
             learn_critic(ppo, CRITIC_STEPS)
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
                 ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)
-                weights = make_policy(feature_size(world_model), world_model.action_size)
-                weights.load_state_dict(ppo.policy.state_dict())
+                weights = copy_of(ppo.policy)
                 acts.append((mean_actions(weights), noise))
                 save_policy(weights, self.out / f"round-{number}" / f"policy-{index}-{noise}")
         env_real = self.env()

@@ -6,12 +6,15 @@ library; everything else is loaded when it is first used.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib
 import os
 import sys
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
 __version__ = "0.1.0"
 
@@ -32,13 +35,26 @@ _HOMES = {
 
 __all__ = ["ENV_ID", "__version__", *_HOMES]
 
+
+class _Spec(EnvSpec):
+    """A spec whose copies have no wrappers: `gym.make_vec` copies it, and would refuse them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EnvSpec:
+        fields = {
+            field.name: copy.deepcopy(getattr(self, field.name), memo)
+            for field in dataclasses.fields(self)
+            if field.init
+        }
+        return EnvSpec(**{**fields, "additional_wrappers": ()})
+
+
 if ENV_ID not in gymnasium.registry:
-    gymnasium.register(
+    gymnasium.registry[ENV_ID] = _Spec(
         id=ENV_ID,
         entry_point="world4rl_gym.env:ImaginedEnv",
         vector_entry_point="world4rl_gym.vector_env:ImaginedVectorEnv",
         max_episode_steps=None,  # truncation is the env's own, alike through make and make_vec
-        order_enforce=True,
+        additional_wrappers=(WrapperSpec("Horizon", "world4rl_gym.env:Horizon", {}),),
     )
 
 

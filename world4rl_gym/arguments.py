@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +50,35 @@ def check_device(device: object) -> torch.device:
     if chosen is None or str(chosen) not in valid:
         raise ValueError(f"device: expected one of {', '.join(valid)}, got {device!r}")
     return chosen
+
+
+class Checked:
+    """An attribute that is checked whenever it is set.
+
+    Args:
+        check: Given the attribute's name and a value, returns what is kept, or raises ValueError.
+    """
+
+    def __init__(self, check: Callable[[str, object], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: object, value: object) -> None:
+        instance.__dict__[self._name] = self._check(self._name, value)
+
+
+def integer(low: int, high: int, optional: bool = False) -> Checked:
+    """An attribute that is an integer in [low, high], or None where that is an option."""
+    return Checked(
+        lambda name, value: (
+            None if optional and value is None else check_integer(name, value, low, high)
+        )
+    )
 
 
 def require_integers(config: object, **bounds: tuple[int, int]) -> None:

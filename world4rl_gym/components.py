@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from torch import nn
 
 from world4rl_gym.reading import LARGEST_TENSORS, StrictFolder, WorldModelError, make_config
+from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.writing import replaced_folder, write_json, write_tensors
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -19,6 +20,7 @@ CONFIG_FILE = "config.json"
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@plain_tensors
 def load_component(
     folder: Path | StrictFolder, name: str, module_class: type[Module], config_class: Any
 ) -> Module:
@@ -57,7 +59,7 @@ def save_component(module: ModelMixin, folder: Path) -> None:
         folder: Where to; replaced if it is there and holds nothing else.
 
     Raises:
-        WorldModelError: It cannot be written, or a weight is NaN or infinite.
+        WorldModelError: It cannot be written, or a weight is NaN, infinite or beyond float32.
     """
     with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
         write_component(module, fresh)
@@ -74,16 +76,21 @@ def write_component(module: ModelMixin, folder: Path) -> None:
 
     Raises:
         OSError: It cannot be written.
-        WorldModelError: A weight is NaN or infinite.
+        WorldModelError: A weight is NaN, infinite or beyond float32.
     """
     check_size(module)
     weights = {}
     for key, value in module.state_dict().items():
-        full = value.detach().cpu()
-        half = full.half()
+        exact = value.detach().cpu()
+        full, half = exact.float(), exact.half()
         weights[key] = half if torch.equal(half.float(), full) else full
         if not bool(full.isfinite().all()):
             raise WorldModelError(f"{WEIGHTS_FILE}: tensor {key!r}: is not finite")
+        if not torch.equal(full.to(exact.dtype), exact):
+            raise WorldModelError(
+                f"{WEIGHTS_FILE}: tensor {key!r}: dtype: expected values that float32 holds, got "
+                f"{exact.dtype}"
+            )
     config = {k: v for k, v in module.config.items() if not k.startswith("_")}
     write_json(folder / CONFIG_FILE, {"_class_name": type(module).__name__, **config})
     write_tensors(folder / WEIGHTS_FILE, weights)

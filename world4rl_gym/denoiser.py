@@ -122,6 +122,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         _zero(self.head)
         self.register_buffer("state_mean", torch.zeros(state_size))
         self.register_buffer("state_std", torch.ones(state_size))
+        self.float()  # whatever torch's default dtype is
 
     def condition(
         self, anchor: Tensor, first_code: Tensor, code: Tensor, state: Tensor
@@ -201,6 +202,9 @@ def _zero(module: nn.Module) -> None:
 
 def _sinusoidal(c_noise: Tensor, size: int = 32) -> Tensor:
     """`(B,)` -> `(B, size)`: sines and cosines over octaves that suit c_noise's range of +-2."""
-    frequencies = torch.exp(torch.linspace(0, math.log(32.0), size // 2, device=c_noise.device))
-    angles = c_noise.float()[:, None] * frequencies
+    c_noise = c_noise.float()
+    octaves = torch.linspace(
+        0, math.log(32.0), size // 2, dtype=torch.float32, device=c_noise.device
+    )
+    angles = c_noise[:, None] * octaves.exp()
     return torch.cat([angles.sin(), angles.cos()], dim=1)

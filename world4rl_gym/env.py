@@ -9,11 +9,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.utils import RecordConstructorArgs
 
 from world4rl_gym.faces import (
+    Face,
     Observation,
-    check_render_arguments,
+    check_render_mode,
     check_reset_options,
+    check_setting,
     enlarge,
     make_spaces,
     observe,
@@ -26,7 +29,7 @@ from world4rl_gym.window import Window
 from world4rl_gym.world_model import WorldModel
 
 
-class ImaginedEnv(gym.Env[Observation, np.ndarray]):
+class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
     """
     ## Description
     A robot manipulation task as a diffusion world model imagines it: a recurrent memory, begun from
@@ -65,10 +68,11 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
     2. Truncation: after `max_episode_steps` steps without success, or above `max_uncertainty`.
 
     ## Information
-    `reset` tells `task` and `initial_frame`, the index of the context drawn; `step` tells `task`,
-    `success_probability`, `is_success` and `uncertainty`: how far the memory's members disagree,
-    the deviation of their success probabilities, the largest of the episode so far. results/ has
-    how well it foretells a wrong outcome.
+    `reset` and `step` tell the same: `task` (str); `initial_frame` (int), the index of the context
+    that the episode began from; `success_probability` (float), `is_success` (bool) and
+    `uncertainty` (float): how far the memory's members disagree, the deviation of their success
+    probabilities, the largest of the episode so far. results/ has how well it foretells a wrong
+    outcome.
 
     ## Arguments
     ```python
@@ -80,10 +84,11 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
     A photograph of one's own scene, `(H, W, 3)` uint8, begins episodes with
     `gym.make("World4RL-Imagined-v0", initial_frames=photograph, task="hammer")`.
 
-    The env truncates by itself, after 50 steps for the embedded default. `gym.make` keeps an
-    argument `max_episode_steps` from the env: it adds Gymnasium's `TimeLimit`, which can shorten an
-    episode, not lengthen it, and which truncates even a step that succeeds. `gym.make_vec`, the
-    Stable-Baselines3 adapter and this class itself take any horizon, and never truncate a success.
+    The env truncates by itself, after 50 steps for the embedded default, and never a step that
+    succeeds. `max_episode_steps` gives another horizon, through `gym.make` too. It is an attribute
+    and stands in the env's spec. It and `num_inference_steps`, `success_threshold`,
+    `uncertainty_penalty`, `max_uncertainty`, `micro_batch_size` and `render_scale` may be set
+    between steps, by `env.unwrapped.success_threshold = 0.9` or `set_wrapper_attr`.
 
     Args:
         world_model: None (the embedded default), a folder, a Hub id, or a `WorldModel`.
@@ -131,7 +136,8 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
         render_mode: str | None = None,
         render_scale: int = 4,
     ) -> None:
-        check_render_arguments(self.metadata, render_mode, render_scale)
+        check_render_mode(self.metadata, render_mode)
+        self.render_scale = render_scale
         self.imagination = Imagination(
             1,
             world_model,
@@ -147,7 +153,6 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
             micro_batch_size=micro_batch_size,
         )
         self.render_mode = render_mode
-        self.render_scale = render_scale
         self.observation_space, self.action_space = make_spaces(
             self.imagination.world_model, obs_type
         )
@@ -184,11 +189,7 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
             raise
         self._over = False
         self._show()
-        info = {
-            "task": self.imagination.tasks[0],
-            "initial_frame": int(self.imagination.drawn[0]),
-        }
-        return row_of(observe(self.imagination, self.obs_type), 0), info
+        return row_of(observe(self.imagination, self.obs_type), 0), self._info(False)
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Imagines one step.
@@ -216,14 +217,9 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._over = terminated or truncated
         self._show()
-        info = {
-            "task": self.imagination.tasks[0],
-            "success_probability": float(result.success_probability[0]),
-            "is_success": terminated,
-            "uncertainty": float(result.uncertainty[0]),
-        }
         observation = row_of(observe(self.imagination, self.obs_type), 0)
-        return observation, float(result.reward[0]), terminated, truncated, info
+        reward = float(result.reward[0])
+        return observation, reward, terminated, truncated, self._info(terminated)
 
     def render(self) -> np.ndarray | None:
         """Returns the present frame, enlarged, when `render_mode` is "rgb_array".
@@ -251,8 +247,28 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
             self._window.close()
             self._window = None
 
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Sets one of the arguments that may change while the env is used.
+
+        Raises:
+            AttributeError: It is none of them, or misspelt; the message lists them.
+            ValueError: The value is out of range.
+        """
+        check_setting(name)
+        setattr(self, name, value)
+        return True
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_window": None}  # a copy opens a window of its own
+
+    def _info(self, success: bool) -> dict[str, Any]:
+        return {
+            "task": self.imagination.tasks[0],
+            "initial_frame": int(self.imagination.drawn[0]),
+            "success_probability": float(self.imagination.memory.success_probability[0]),
+            "is_success": success,
+            "uncertainty": float(self.imagination.uncertainty[0]),
+        }
 
     def _open_window(self) -> Window:
         return Window("World4RL-Imagined", self.metadata["render_fps"])
@@ -268,3 +284,20 @@ class ImaginedEnv(gym.Env[Observation, np.ndarray]):
     def _check_open(self) -> None:
         if self._closed:
             raise gym.error.Error("the env is closed")
+
+
+class Horizon(gym.Wrapper[Observation, np.ndarray, Observation, np.ndarray], RecordConstructorArgs):
+    """Hands the horizon that `gym.make` was given to the env, in place of Gymnasium's `TimeLimit`.
+
+    The env can keep a longer horizon than its model's, and does not truncate a success.
+
+    Args:
+        env: An `ImaginedEnv`, wrapped or not.
+    """
+
+    def __init__(self, env: gym.Env[Observation, np.ndarray]) -> None:
+        RecordConstructorArgs.__init__(self)
+        if isinstance(env, gym.wrappers.TimeLimit):
+            env.set_wrapper_attr("max_episode_steps", env._max_episode_steps)
+            env = env.env
+        super().__init__(env)

@@ -76,6 +76,7 @@ class TaskEyes(nn.Module):
             nn.Linear(64, config.code_size),
             _Standardise(config.code_size),
         )
+        self.float()  # whatever torch's default dtype is
 
     def encode(self, frames: Tensor) -> Tensor:
         """`(B, 3, H, W)` uint8 -> the codes `(B, K)` float32, of mean 0 and deviation 1 over the

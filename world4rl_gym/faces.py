@@ -7,17 +7,74 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
+from world4rl_gym.arguments import integer
 from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.world_model import WorldModel
 
+SETTINGS = (
+    "max_episode_steps",
+    "num_inference_steps",
+    "success_threshold",
+    "uncertainty_penalty",
+    "max_uncertainty",
+    "micro_batch_size",
+    "render_scale",
+)
+"""What may be set after an env is made; each is checked as at first."""
+
 RESET_OPTIONS = ("initial_frame", "task")
 OBS_TYPES = ("pixels", "pixels_agent_pos", "features")
 
 Observation = np.ndarray | dict[str, np.ndarray]
+
+
+class _Shared:
+    """An attribute of the env's `Imagination`, under the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Face | None, owner: type) -> Any:
+        return self if instance is None else getattr(instance.imagination, self._name)
+
+    def __set__(self, instance: Face, value: object) -> None:
+        setattr(instance.imagination, self._name, value)
+
+
+class Face:
+    """What the single and the vector env let one read and set: `SETTINGS`, and the spec."""
+
+    imagination: Imagination
+    max_episode_steps = _Shared()
+    num_inference_steps = _Shared()
+    success_threshold = _Shared()
+    uncertainty_penalty = _Shared()
+    max_uncertainty = _Shared()
+    micro_batch_size = _Shared()
+    render_scale = integer(1, 64)
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What Gymnasium made the env from, its `max_episode_steps` the env's horizon."""
+        if self._spec is not None:
+            self._spec.max_episode_steps = self.max_episode_steps
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec
+
+
+def check_setting(name: str) -> None:
+    """Raises AttributeError, listing what may be set, unless `name` is one of `SETTINGS`."""
+    if name not in SETTINGS:
+        raise AttributeError(f"{name!r} cannot be set; expected one of {', '.join(SETTINGS)}")
 
 
 def make_spaces(world_model: WorldModel, obs_type: str) -> tuple[gym.Space[Any], gym.spaces.Box]:
@@ -86,12 +143,8 @@ def check_reset_options(
     return chosen
 
 
-def check_render_arguments(
-    metadata: Mapping[str, Any], render_mode: str | None, render_scale: int
-) -> None:
-    """Raises ValueError for a render mode or scale that is not valid."""
+def check_render_mode(metadata: Mapping[str, Any], render_mode: str | None) -> None:
+    """Raises ValueError for a render mode that is not valid."""
     modes = metadata["render_modes"]
     if render_mode is not None and render_mode not in modes:
         raise ValueError(f"render_mode: expected None, {', '.join(modes)}, got {render_mode!r}")
-    if type(render_scale) is not int or not 1 <= render_scale <= 64:
-        raise ValueError(f"render_scale: expected an integer in [1, 64], got {render_scale!r}")

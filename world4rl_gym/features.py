@@ -124,7 +124,8 @@ class MemoryFeatures(gym.ObservationWrapper[np.ndarray, np.ndarray, dict[str, np
             self._steps += 1
         assert self._last_state is not None
         velocity, self._last_state = state - self._last_state, state
-        time = torch.tensor([self._steps / self.world_model.config.max_episode_steps])
+        horizon = self.world_model.config.max_episode_steps
+        time = torch.tensor([self._steps / horizon], dtype=torch.float32)
         seen = features(
             self.memory.state_origin,
             self.memory.state_step,

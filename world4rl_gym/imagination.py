@@ -17,12 +17,20 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from torch import Tensor
 
-from world4rl_gym.arguments import check_device, check_integer, check_number, check_probability
+from world4rl_gym.arguments import (
+    Checked,
+    check_device,
+    check_integer,
+    check_number,
+    check_probability,
+    integer,
+)
 from world4rl_gym.features import features
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import MemoryState
 from world4rl_gym.noise import row_noise
 from world4rl_gym.starts import Starts
+from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.world_model import WorldModel
 
 
@@ -73,7 +81,8 @@ class Imagination:
     Every row has a numpy generator, which draws its start and the seed of its episode's denoising
     noise, and nothing else: a row's episodes do not depend on the other rows. Nothing resets by
     itself: a row that has ended goes on until `reset(mask)` begins its next episode. Nothing is
-    drawn until `frames` is read.
+    drawn until `frames` is read. The horizon, the denoising steps, the threshold, penalty and limit
+    of uncertainty and the size of micro-batches are attributes that may be set between steps.
 
     Args:
         num_envs: Number of rows B.
@@ -98,6 +107,16 @@ class Imagination:
         ValueError: An argument is out of range; the message lists what is valid.
     """
 
+    max_episode_steps = integer(1, 1_000_000)
+    num_inference_steps = integer(1, 100)
+    success_threshold = Checked(check_probability)
+    uncertainty_penalty = Checked(check_number)
+    max_uncertainty = Checked(
+        lambda name, value: None if value is None else check_number(name, value)
+    )
+    micro_batch_size = integer(1, 65_536, optional=True)
+
+    @plain_tensors
     def __init__(
         self,
         num_envs: int,
@@ -123,24 +142,12 @@ class Imagination:
         elif chosen not in (None, world_model.device):
             world_model = copy.deepcopy(world_model)  # leaves the caller's where it is
         config = world_model.config
-        self.max_episode_steps = check_integer(
-            "max_episode_steps", _or(max_episode_steps, config.max_episode_steps), 1, 1_000_000
-        )
-        self.num_inference_steps = check_integer(
-            "num_inference_steps", _or(num_inference_steps, config.num_inference_steps), 1, 100
-        )
-        self.success_threshold = check_probability(
-            "success_threshold", _or(success_threshold, config.success_threshold)
-        )
-        self.uncertainty_penalty = check_number("uncertainty_penalty", uncertainty_penalty)
-        self.max_uncertainty = (
-            None if max_uncertainty is None else check_number("max_uncertainty", max_uncertainty)
-        )
-        self.micro_batch_size = (
-            None
-            if micro_batch_size is None
-            else check_integer("micro_batch_size", micro_batch_size, 1, 65_536)
-        )
+        self.max_episode_steps = _or(max_episode_steps, config.max_episode_steps)
+        self.num_inference_steps = _or(num_inference_steps, config.num_inference_steps)
+        self.success_threshold = _or(success_threshold, config.success_threshold)
+        self.uncertainty_penalty = uncertainty_penalty
+        self.max_uncertainty = max_uncertainty
+        self.micro_batch_size = micro_batch_size
         self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
         self.starts = Starts(world_model, initial_frames, task, self.device)
@@ -160,7 +167,7 @@ class Imagination:
         self._drawn = True
         self._steps = none.clone()
         self._noise_seeds = none.clone()
-        self._doubt = torch.zeros(rows, device=self.device)
+        self._doubt = torch.zeros(rows, dtype=torch.float32, device=self.device)
         self._started = np.zeros(rows, dtype=bool)
         self.drawn = np.zeros(rows, dtype=np.int64)
         """Index, among the initial frames, of the context that each row's episode began from."""
@@ -176,6 +183,11 @@ class Imagination:
     def tasks(self) -> list[str]:
         """The tasks of the rows' present episodes."""
         return self.starts.tasks(self.drawn)
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """The rows' present uncertainty, as in `ImaginedStep`, `(B,)` float32."""
+        return self._doubt.clone()
 
     @property
     def memory(self) -> MemoryState:
@@ -203,10 +215,11 @@ class Imagination:
             self.state,
             self._memory.velocity.mean(dim=1),
             self._memory.command,
-            self._steps / self.world_model.config.max_episode_steps,
+            self._steps.float() / self.world_model.config.max_episode_steps,
         )
 
     @property
+    @plain_tensors
     def frames(self) -> Tensor:
         """The rows' present frames, `(B, 3, H, W)` uint8, drawn when they are asked for."""
         if not self._drawn:
@@ -224,7 +237,7 @@ class Imagination:
             self._drawn = True
         return self._frames.clone()
 
-    @torch.no_grad()
+    @plain_tensors
     def reset(
         self,
         mask: Tensor | np.ndarray | None = None,
@@ -280,7 +293,7 @@ class Imagination:
         self._noise_seeds[where] = torch.from_numpy(seeds).to(self.device)
         self._started[rows] = True
 
-    @torch.no_grad()
+    @plain_tensors
     def step(self, actions: Tensor | np.ndarray) -> ImaginedStep:
         """Imagines one step of every row.
 
@@ -318,7 +331,7 @@ class Imagination:
             reward, terminated, truncated & ~terminated, probability, self._doubt.clone()
         )
 
-    @torch.no_grad()
+    @plain_tensors
     def rollout(
         self,
         actions: Tensor | np.ndarray,

@@ -186,6 +186,7 @@ class TaskMemory(nn.Module):
         self.register_buffer("command_offset", torch.zeros(commands))
         self.register_buffer("command_low", torch.full((commands,), -1e6))
         self.register_buffer("command_high", torch.full((commands,), 1e6))
+        self.float()  # whatever torch's default dtype is
 
     def begin(self, code: Tensor, state: Tensor, command: Tensor) -> MemoryState:
         """Begins episodes.

@@ -39,13 +39,16 @@ class StrictFolder:
 
     Args:
         folder: The folder.
+        links_may_leave: Whether its files may be links to anywhere, as an installer may have made
+            them of a package's own.
 
     Raises:
         WorldModelError: In every method, whatever is wrong; nothing else is raised.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, links_may_leave: bool = False) -> None:
         self.folder = folder
+        self._links_may_leave = links_may_leave
         self.digests: dict[str, str] = {}
         """SHA-256, in hexadecimal, of each file read so far, by its name."""
 
@@ -57,7 +60,8 @@ class StrictFolder:
         path = self.folder / name
         try:
             real = path.resolve(strict=True)
-            if not any(real.is_relative_to(root) for root in self._roots()):
+            inside = any(real.is_relative_to(root) for root in self._roots())
+            if not inside and not self._links_may_leave:
                 raise WorldModelError(f"{path}: is a link that leaves the folder")
             if not real.is_file():
                 kind = "a folder" if real.is_dir() else "something else"

@@ -81,8 +81,8 @@ class ImaginedVecEnv(VecEnv):
         for row in range(self.num_envs):
             if done[row]:
                 told = _row(info["final_info"], row)
+                self.reset_infos[row] = _row(info, row)
                 told["terminal_observation"] = info["final_obs"][row]
-                self.reset_infos[row] = {key: info[key][row] for key in ("task", "initial_frame")}
             else:
                 told = _row(info, row)
             told["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
@@ -107,7 +107,7 @@ class ImaginedVecEnv(VecEnv):
         """Sets an attribute for all rows at once; they share one env."""
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise ValueError("indices: the rows share one env; set_attr is for all of them")
-        setattr(self.vector_env, attr_name, value)
+        self.vector_env.set_attr(attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
@@ -137,6 +137,8 @@ def _row(info: dict[str, Any], row: int) -> dict[str, Any]:
     """One row's info out of a vector env's."""
     told = {}
     for key, values in info.items():
+        if key in ("final_obs", "final_info"):
+            continue
         if not key.startswith("_") and info.get(f"_{key}", np.zeros(row + 1, bool))[row]:
             value = values[row]
             told[key] = value.item() if isinstance(value, np.generic) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ class Starts:
         world_model: Whose contexts, or whose frames' size and tasks.
         initial_frames: "start", "anywhere", `InitialFrames`, or `(H, W, 3)` or `(N, H, W, 3)` uint8
             photographs that begin the one `task` named.
-        task: None (any task), a name, or several.
+        task: None (any task), a name, or several: any iterable of names.
         device: Where to keep the contexts.
 
     Raises:
@@ -33,8 +33,9 @@ class Starts:
         task: str | Sequence[str] | None,
         device: torch.device,
     ) -> None:
+        names = None if task is None else [task] if isinstance(task, str) else _several(task)
         if isinstance(initial_frames, np.ndarray):
-            initial_frames = _photographs(world_model, initial_frames, task)
+            initial_frames = _photographs(world_model, initial_frames, names)
         if isinstance(initial_frames, InitialFrames):
             _check_fits(world_model.initial_frames, initial_frames)
             self._kind, contexts = "anywhere", initial_frames
@@ -45,10 +46,8 @@ class Starts:
                 "initial_frames: expected 'start', 'anywhere', InitialFrames or a uint8 array, "
                 f"got {type(initial_frames).__name__}"
             )
-        if task is None:
+        if names is None:
             names = [contexts.tasks[i] for i in contexts.task_ids.unique()]
-        else:
-            names = [task] if isinstance(task, str) else _several(task)
         self.candidates = contexts.select(self._kind, names)
         """Indices of the contexts that episodes are drawn from."""
         self.contexts = contexts.to(device)
@@ -108,11 +107,14 @@ class Starts:
 
 
 def _photographs(
-    world_model: WorldModel, frames: np.ndarray, task: str | Sequence[str] | None
+    world_model: WorldModel, frames: np.ndarray, tasks: list[str] | None
 ) -> InitialFrames:
     names = world_model.config.tasks
-    if not isinstance(task, str) or task not in names:
-        raise ValueError(f"task: frames of one's own begin one of {', '.join(names)}; got {task!r}")
+    if tasks is None or len(tasks) != 1 or tasks[0] not in names:
+        raise ValueError(
+            f"task: frames of one's own begin one of {', '.join(names)}; got {tasks!r}"
+        )
+    (task,) = tasks
     own = world_model.initial_frames
     usual = own.task_ids == own.tasks.index(task)
     return InitialFrames.from_starts(  # the robot stands where it usually begins
@@ -124,7 +126,13 @@ def _photographs(
 
 
 def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
-    for name in ("frames", "state", "command"):
+    size, got_size = own.frames.shape[2:], given.frames.shape[2:]
+    if size != got_size:
+        raise ValueError(
+            f"initial_frames: frames: expected {size[0]} x {size[1]} pixels (height x width), "
+            f"got {got_size[0]} x {got_size[1]}; crop and resize them first"
+        )
+    for name in ("state", "command"):
         expected, got = getattr(own, name).shape[1:], getattr(given, name).shape[1:]
         if expected != got:
             raise ValueError(
@@ -138,7 +146,8 @@ def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
 
 
 def _several(task: object) -> list[str]:
-    names = list(task) if isinstance(task, (list, tuple, set, frozenset)) else []
+    refused = (str, bytes, Mapping)
+    names = list(task) if isinstance(task, Iterable) and not isinstance(task, refused) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"task: expected None, a name, or several; got {task!r}")
     return names

@@ -15,16 +15,18 @@ from gymnasium.vector.utils import batch_space
 
 from world4rl_gym.faces import (
     RESET_OPTIONS,
+    Face,
     Observation,
-    check_render_arguments,
+    check_render_mode,
     check_reset_options,
+    check_setting,
     enlarge,
     make_spaces,
     observe,
     row_of,
     to_pixels,
 )
-from world4rl_gym.imagination import Imagination, ImaginedStep
+from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
@@ -33,7 +35,7 @@ _OF_ROWS = ("np_random", "np_random_seed", "render")
 """What holds or returns something of each row."""
 
 
-class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
+class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
     """`num_envs` rows of `ImaginedEnv`, one forward pass a step.
 
     Row i seeded s + i follows the single env with that seed. Arguments are those of `ImaginedEnv`,
@@ -70,7 +72,8 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         render_scale: int = 4,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
-        check_render_arguments(self.metadata, render_mode, render_scale)
+        check_render_mode(self.metadata, render_mode)
+        self.render_scale = render_scale
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.imagination = Imagination(
@@ -89,7 +92,6 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         )
         self.num_envs = self.imagination.num_envs
         self.render_mode = render_mode
-        self.render_scale = render_scale
         spaces = make_spaces(self.imagination.world_model, obs_type)
         self.obs_type = obs_type
         self.single_observation_space, self.single_action_space = spaces
@@ -145,7 +147,7 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             self.imagination.rngs, self._seeds = saved
             raise
         self._over[mask] = False
-        return observe(self.imagination, self.obs_type), self._reset_info(mask)
+        return observe(self.imagination, self.obs_type), self._info(mask, np.zeros_like(mask))
 
     def step(
         self, actions: np.ndarray
@@ -174,25 +176,24 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         reward = result.reward.cpu().numpy().astype(np.float64)
         terminated = result.terminated.cpu().numpy()
         truncated = result.truncated.cpu().numpy()
-        info = {} if resetting.all() else self._step_info(result, ~resetting)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and resetting.any():
             self.imagination.reset(resetting)
             reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
-            _merge(info, self._reset_info(resetting))
         over = terminated | truncated
+        every = np.ones_like(over)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and over.any():
             final = observe(self.imagination, self.obs_type)
             final_obs = np.full(self.num_envs, None, dtype=object)
             for row in np.flatnonzero(over).tolist():
                 final_obs[row] = row_of(final, row)  # a view would keep all rows' memory
-            final_info = self._step_info(result, over)
-            info = self._step_info(result, ~over) if (~over).any() else {}
+            final_info = self._info(over, terminated)
+            self.imagination.reset(over)
+            info = self._info(every, terminated & ~over)
             info.update(final_obs=final_obs, _final_obs=over.copy())
             info.update(final_info=final_info, _final_info=over.copy())
-            self.imagination.reset(over)
-            _merge(info, self._reset_info(over))
             self._over = np.zeros(self.num_envs, dtype=bool)
         else:
+            info = self._info(every, terminated)
             self._over = over.copy()
         return observe(self.imagination, self.obs_type), reward, terminated, truncated, info
 
@@ -233,8 +234,10 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             values: The value, or a list or tuple of it for each row.
 
         Raises:
-            ValueError: The rows' values differ, or their number is wrong.
+            AttributeError: It is none that may be set, or misspelt; the message lists them.
+            ValueError: A value is out of range, the rows' values differ, or their number is wrong.
         """
+        check_setting(name)
         if isinstance(values, (list, tuple)):
             if len(values) != self.num_envs or any(value != values[0] for value in values):
                 raise ValueError(
@@ -244,32 +247,26 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             values = values[0]
         setattr(self, name, values)
 
-    def _reset_info(self, mask: np.ndarray) -> dict[str, Any]:
-        tasks = np.full(self.num_envs, None, dtype=object)
-        tasks[mask] = np.array(self.imagination.tasks, dtype=object)[mask]
-        drawn = np.where(mask, self.imagination.drawn, 0)
-        return {
-            "task": tasks,
-            "_task": mask.copy(),
-            "initial_frame": drawn,
-            "_initial_frame": mask.copy(),
-        }
+    def close_extras(self, **kwargs: Any) -> None:
+        """Takes what Gymnasium's vector envs take, such as `terminate`; there is nothing to end."""
 
-    def _step_info(self, result: ImaginedStep, mask: np.ndarray) -> dict[str, Any]:
-        tasks = np.full(self.num_envs, None, dtype=object)
-        tasks[mask] = np.array(self.imagination.tasks, dtype=object)[mask]
-        probability = result.success_probability.cpu().numpy().astype(np.float64)
-        uncertainty = result.uncertainty.cpu().numpy().astype(np.float64)
-        return {
-            "task": tasks,
-            "_task": mask.copy(),
-            "success_probability": np.where(mask, probability, 0.0),
-            "_success_probability": mask.copy(),
-            "is_success": result.terminated.cpu().numpy() & mask,
-            "_is_success": mask.copy(),
-            "uncertainty": np.where(mask, uncertainty, 0.0),
-            "_uncertainty": mask.copy(),
+    def _info(self, mask: np.ndarray, success: np.ndarray) -> dict[str, Any]:
+        """What `ImaginedEnv` tells, of the masked rows, as `VectorEnv._add_info` lays it out."""
+        told = {
+            "task": np.array(self.imagination.tasks, dtype=object),
+            "initial_frame": self.imagination.drawn,
+            "success_probability": self.imagination.memory.success_probability.cpu().numpy(),
+            "is_success": success,
+            "uncertainty": self.imagination.uncertainty.cpu().numpy(),
         }
+        info: dict[str, Any] = {}
+        for key, values in told.items():
+            if values.dtype == np.float32:
+                values = values.astype(np.float64)
+            info[key] = np.full(self.num_envs, None if values.dtype == object else 0, values.dtype)
+            info[key][mask] = values[mask]
+            info[f"_{key}"] = mask.copy()
+        return info
 
     def _row_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
@@ -301,17 +298,6 @@ class ImaginedVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     def _check_open(self) -> None:
         if self.closed:
             raise gym.error.Error("the env is closed")
-
-
-def _merge(info: dict[str, Any], more: dict[str, Any]) -> None:
-    """Adds the masked rows of `more` to `info`, as `VectorEnv._add_info` would row by row."""
-    for key in [key for key in more if not key.startswith("_")]:
-        mask = more[f"_{key}"]
-        if key in info:
-            info[key][mask] = more[key][mask]
-            info[f"_{key}"] |= mask
-        else:
-            info[key], info[f"_{key}"] = more[key], mask
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -18,7 +18,7 @@ from world4rl_gym.arguments import composed
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
-from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.hub import EMBEDDED, find_folder, upload
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import Memory, MemoryConfig, MemoryState, TaskMemory
 from world4rl_gym.model_index import (
@@ -35,6 +35,7 @@ from world4rl_gym.model_index import (
 from world4rl_gym.pixels import to_float, to_uint8
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
 from world4rl_gym.scheduler import SchedulerConfig
+from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.writing import replaced_folder, write_json
 
 __all__ = ["WorldModel", "WorldModelConfig", "WorldModelError"]
@@ -158,7 +159,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor, task_ids: np.ndarray) -> Tensor:
         """Codes `(B, K)` float32 of `(B, 3, H, W)` uint8 frames, each of the task of its index."""
-        codes = torch.zeros(len(frames), self.code_size, device=frames.device)
+        codes = torch.zeros(len(frames), self.code_size, dtype=torch.float32, device=frames.device)
         for task_id in np.unique(task_ids):
             rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(frames.device)
             for part in rows.split(256):
@@ -224,6 +225,7 @@ class WorldModel(nn.Module):
         first = to_float(anchor)
         scheduler = self.scheduler
         scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps)
+        scheduler.sigmas = scheduler.sigmas.float()  # diffusers adds one of the default dtype
         sample = noise * self.scheduler_config.sigma_max
         with autocast(anchor.device):
             condition = self.denoiser.condition(first, first_code, code, state)
@@ -243,7 +245,8 @@ class WorldModel(nn.Module):
             card: Text of the model card, `README.md`.
 
         Raises:
-            WorldModelError: It cannot be written; what was there before is untouched.
+            WorldModelError: It cannot be written, or could not be loaded again; what was there
+                before is untouched.
         """
         parts = {name.split("/")[0] for name in ALL_FILES}
         # "reward_head" is a part of folders of format 1.
@@ -257,13 +260,13 @@ class WorldModel(nn.Module):
             write_json(fresh / SCHEDULER_FILE, {"_class_name": "EDMEulerScheduler", **levels})
             self.initial_frames.to("cpu").save(fresh)
             if card is not None:
-                (fresh / CARD_FILE).write_text(card)
+                (fresh / CARD_FILE).write_bytes(card.encode())
             try:
                 write_json(fresh / INDEX_FILE, self._index(fresh).record())
             except (TypeError, ValueError) as error:
                 raise WorldModelError(f"{folder}: provenance: is not JSON ({error})") from None
             try:
-                type(self).from_pretrained(fresh)  # what is saved loads
+                self._read(fresh)  # what cannot be loaded again is not saved
             except WorldModelError as error:
                 raise WorldModelError(str(error).replace(str(fresh), str(folder))) from None
 
@@ -301,8 +304,12 @@ class WorldModel(nn.Module):
         Raises:
             WorldModelError: It cannot be loaded; the message names the file and the field.
         """
-        folder = find_folder(source, revision, local_files_only, ALL_FILES)
-        files = StrictFolder(folder)
+        return cls._read(find_folder(source, revision, local_files_only, ALL_FILES))
+
+    @classmethod
+    @plain_tensors
+    def _read(cls, folder: Path) -> WorldModel:
+        files = StrictFolder(folder, links_may_leave=folder == EMBEDDED)
         index = read_index(files)
         path = folder / SCHEDULER_FILE
         record = files.read_json(SCHEDULER_FILE)

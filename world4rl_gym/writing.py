@@ -27,7 +27,7 @@ _RENAME_EXCHANGE = 2
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a JSON object, indented, with a newline at its end; NaN is a ValueError."""
-    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    path.write_bytes((json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -96,16 +96,19 @@ def _exchange(fresh: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(fresh, folder)
         return
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system than Linux
+        renameat2 = None
     if renameat2 is not None:
         names = os.fsencode(fresh), os.fsencode(folder)
         if not renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE):
             return
         code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV):
             raise OSError(code, os.strerror(code))
     old = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
-    os.rename(folder, old)
+    _move(folder, old)
     try:
         os.rename(fresh, folder)
     except OSError:
@@ -114,11 +117,40 @@ def _exchange(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _move(folder: Path, to: Path) -> None:
+    """Renames a folder, or copies it where an overlay file system cannot rename it."""
+    try:
+        os.rename(folder, to)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    try:
+        shutil.copytree(folder, to, symlinks=True)
+    except OSError:
+        shutil.rmtree(to, ignore_errors=True)
+        raise
+    try:
+        shutil.rmtree(folder)
+    except OSError:
+        shutil.copytree(to, folder, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(to, ignore_errors=True)
+        raise
+
+
 def _flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
-    if path.is_symlink() or (os.name == "nt" and path.is_dir()):
+    if path.is_symlink():
         return
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what may be written to, and opens no folder.
+    folder = path.is_dir()
+    writable = not folder and os.access(path, os.W_OK)
+    try:
+        handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+    except PermissionError:
+        if folder:
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

@@ -1,0 +1,74 @@
+"""Rounds with real episodes: played in the real env, or recorded by the user."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_tiny_world_model
+from gl import needs_gl
+
+from training.features_policy import make_policy, mean_actions
+from training.improve import Args, rehearsed, run
+from training.train_memory import unroll
+from world4rl_gym.features import feature_size
+from world4rl_gym.world_model import WorldModel
+
+
+def test_what_is_rehearsed_is_what_the_memory_imagines() -> None:
+    world_model = make_tiny_world_model()
+    act = mean_actions(make_policy(feature_size(world_model), world_model.action_size))
+    own = rehearsed(world_model, "push", [act, act], count=3, seed=0)
+    assert len(own) == 6
+    told = unroll(world_model.task_memory("push"), own)
+    assert torch.allclose(told.state.mean(dim=2), own.state[:, 1:], atol=1e-5)
+    assert torch.allclose(told.code_change.mean(dim=2), own.code_change, atol=1e-5)
+    assert torch.allclose(told.logit.sigmoid().mean(dim=2), own.success, atol=1e-5)
+    assert not torch.equal(own.actions[:3], own.actions[3:])
+
+
+@needs_gl
+def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played = Args(
+        "door-lock",
+        tmp_path / "played",
+        episodes_budget=2,
+        rounds=1,
+        steps=3200,
+        learn_steps=2,
+        test_episodes=2,
+    )
+    report = run(played)
+    assert report is not None
+    spent = {name: told["real_episodes_spent"] for name, told in report["policies"].items()}
+    assert spent == {
+        "cloned": 5,
+        "refined, round 0": 5,
+        "refined, round 1": 7,
+        "filtered cloning": 7,
+    }
+    before, after = [
+        WorldModel.from_pretrained(folder).task_memory("door-lock").state_dict()
+        for folder in (None, played.out / "round-0" / "world_model")
+    ]
+    assert not torch.equal(before["outputs.2.weight"], after["outputs.2.weight"])
+
+    recorded = dataclasses.replace(played, out=tmp_path / "recorded", real="recorded")
+    assert run(recorded) is None
+    assert "put 2 more episodes" in capsys.readouterr().out
+    place = Path("round-0") / "episodes"
+    shutil.copytree(played.out / place, recorded.out / place, dirs_exist_ok=True)
+    assert run(recorded) is not None
+    told = json.loads((recorded.out / "report.json").read_text())
+    assert told == json.loads((played.out / "report.json").read_text())
+
+
+def test_a_budget_below_the_rounds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"episodes_budget: expected at least 3, got 2"):
+        Args("door-lock", tmp_path, episodes_budget=2, rounds=3)

@@ -1,0 +1,71 @@
+"""The table of refinement: its cells, how they resume, and its intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gl import needs_gl
+
+from training.demo import DEMONSTRATIONS
+from training.reproduce import Args, Cell, bootstrap, demonstrations_of, measure, run, summarise
+from training.settings import SettingsError
+from world4rl_gym.components import WEIGHTS_FILE
+
+SMALL = Args(
+    tasks=("door-lock",),
+    demonstrations=(5,),
+    draws=1,
+    seeds=1,
+    policies=("cloned", "refined"),
+    steps=3200,
+    episodes=3,
+    episodes_folder=DEMONSTRATIONS,
+    workers=1,
+)
+CELL = Cell("door-lock", 5, 0, 0)
+
+
+@needs_gl
+def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
+    args = dataclasses.replace(SMALL, cells=tmp_path / "cells", out=tmp_path / "table.json")
+    (row,) = run(args)
+    assert set(row["outcomes"]) == {"cloned", "refined", "imagined_before", "imagined_after"}
+    assert all(len(told) == 3 for told in row["outcomes"].values())
+    assert 0 <= row["refined"]["low"] <= row["refined"]["mean"] <= row["refined"]["high"] <= 1
+    kept = tmp_path / "cells" / CELL.name / "cloned" / WEIGHTS_FILE
+    before = kept.stat().st_mtime_ns
+    more = measure(dataclasses.replace(args, policies=("cloned", "refined", "zero_reward")), CELL)
+    assert "zero_reward" in more["outcomes"]
+    assert more["outcomes"]["refined"] == row["outcomes"]["refined"]
+    assert kept.stat().st_mtime_ns == before
+    with pytest.raises(SettingsError, match=r"steps: 3200 there, 6400 now"):
+        measure(dataclasses.replace(args, steps=6400), CELL)
+
+
+def test_too_few_demonstrations_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"holds 5 expert episodes of door-lock.* least 50"):
+        demonstrations_of(SMALL, Cell("door-lock", 50, 0, 0))
+    assert len(demonstrations_of(SMALL, Cell("door-lock", 5, 1, 0))) == 5
+
+
+def test_the_interval_comes_from_runs_and_episodes() -> None:
+    alike = bootstrap(np.ones((4, 50)))
+    assert (alike.mean, alike.low, alike.high) == (1.0, 1.0, 1.0)
+    apart = bootstrap(np.repeat([[1.0], [0.0]], 100, axis=1))
+    assert (apart.mean, apart.low, apart.high) == (0.5, 0.0, 1.0)
+    episodes = bootstrap(np.tile([0.0, 1.0], (50, 20)))
+    assert 0.45 < episodes.low < 0.5 < episodes.high < 0.55
+
+
+def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
+    outcomes = {"cloned": "0011", "refined": "0111", "imagined_before": "0011"}
+    rows = [
+        {"task": task, "demonstrations": 5, "outcomes": outcomes} for task in ("hammer", "soccer")
+    ]
+    told = summarise(rows).splitlines()
+    assert told[2].startswith("| hammer, 5 | 1 | +25")
+    assert told[-1].startswith("| **mean, 5** | 2 | +25 ")
+    assert "| 50 | 75 | - | - | 50 | - |" in told[-1]

@@ -1,0 +1,282 @@
+"""Spends real episodes on a policy: plays it, learns on from what happened, refines it again.
+
+    python -m training.improve --task lever-pull --out runs/improve/lever-pull
+    python -m training.improve --task lever-pull --out runs/improve/lever-pull --real recorded
+
+A round refines the clone in the present world model, plays the refined policy in reality, and
+trains the task's memory on: with episodes of the policy and, so that it forgets nothing, with
+episodes that it imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). With
+`--real recorded` the command stops where it needs episodes of a robot, says where to put them, and
+goes on from there when it is run again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.policies import ActorCriticPolicy
+from tqdm import tqdm
+
+from training import command
+from training.demo import DEMONSTRATIONS
+from training.episodes import Episode, load_episodes
+from training.evaluate_policy import real_outcomes
+from training.features_policy import (
+    Act,
+    clone_episodes,
+    disturbed,
+    load_policy,
+    mean_actions,
+    save_policy,
+)
+from training.formatting import format_rate
+from training.locks import locked
+from training.metrics import rate
+from training.real_env import require_real_env, split_seeds
+from training.records import save_record
+from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
+from training.rollouts import make_real_env, play
+from training.sequences import Sequences, make_sequences
+from training.settings import keep_settings, require_at_least
+from training.train_memory import MemoryRun, train_memory
+from world4rl_gym.components import round_weights
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.world_model import WorldModel
+
+NOISE = 0.1
+"""Deviation of the noise on every other episode of the policy, and on what is rehearsed."""
+PERSISTENCE = 0.8
+REHEARSED = 400
+"""Imagined episodes of each policy that are learned again beside the real ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.improve`.
+
+    Attributes:
+        task: The task.
+        out: Folder of the run.
+        demonstrations: Folder of episodes; the task's experts are cloned.
+        world_model: Folder or Hub id to begin with; None is the embedded one.
+        real: Where episodes come from: "twin" plays them in Meta-World, "recorded" waits for them.
+        episodes_budget: Real episodes in all.
+        rounds: In how many rounds they are spent.
+        steps: Steps of PPO in each round.
+        learn_steps: Optimiser steps of the memory in each round.
+        test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
+        seed: Seed of everything.
+    """
+
+    task: str
+    out: Path
+    demonstrations: Path = DEMONSTRATIONS
+    world_model: str | None = None
+    real: Literal["twin", "recorded"] = "twin"
+    episodes_budget: int = 200
+    rounds: int = 2
+    steps: int = 200_000
+    learn_steps: int = 600
+    test_episodes: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "rounds", "steps", "learn_steps")
+        require_at_least(self, self.rounds, "episodes_budget")
+        require_at_least(self, 0, "test_episodes")
+
+
+def refined_in(
+    world_model: WorldModel, policy: ActorCriticPolicy, args: Args, folder: Path
+) -> ActorCriticPolicy:
+    """The policy refined in this world model; read from `folder` where it is done."""
+    if folder.exists():
+        return load_policy(folder)
+    rows = ProgressReward(imagined_env(world_model, args.task, args.seed))
+    judge = make_judge(world_model, args.task)
+    refined = refine(policy, rows, args.steps, args.seed, folder.parent.name, judge)
+    rows.close()
+    save_policy(refined.policy, folder)
+    return refined.policy
+
+
+def real_episodes(
+    world_model: WorldModel, policy: ActorCriticPolicy, args: Args, number: int, folder: Path
+) -> list[Episode]:
+    """The round's episodes; those that are missing are played, or left to the user.
+
+    Returns:
+        All of them, or none where the user has to record them first.
+    """
+    count = args.episodes_budget // args.rounds
+    place = folder / args.task / "train"
+    place.mkdir(parents=True, exist_ok=True)
+    missing = count - len(list(place.glob("[!.]*.npz")))
+    if missing > 0 and args.real == "recorded":
+        print(
+            f"Play {folder.parent / 'policy'} behind MemoryFeatures, and put {missing} more "
+            f"episodes of it, of the behaviour 'policy', in {place}; then run this command again."
+        )
+        return []
+    if missing > 0:
+        require_real_env()
+        env = make_real_env(args.task)
+        seeds = split_seeds("train", count, 700_000 + 1000 * number)
+        for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
+            path = place / f"policy-{seed:07d}.npz"
+            if not path.exists():
+                act = disturbed(mean_actions(policy), NOISE * (index % 2), PERSISTENCE, seed)
+                play(env, seed, "refined", act, world_model).save(path)
+        env.close()
+    return load_episodes(folder, "train", [args.task], ["policy"])
+
+
+def rehearsed(
+    world_model: WorldModel, task: str, acts: Sequence[Act], count: int, seed: int
+) -> Sequences:
+    """What the memory itself imagines of noisy policies, as episodes to learn again.
+
+    Args:
+        world_model: Its memory is the teacher.
+        task: The task.
+        acts: Policies on features.
+        count: Episodes of each.
+        seed: Of starts and noise.
+
+    Returns:
+        Sequences whose success is the imagined probability.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for index, act in enumerate(acts):
+        imagination = Imagination(count, world_model, task=task)
+        starts = rng.choice(imagination.starts.candidates, count)
+        noisy = disturbed(act, NOISE * (1 + index % 2), PERSISTENCE, seed + index)
+        imagination.reset(initial_frame=starts)
+        first = imagination.memory.first_code
+        kept: dict[str, list[torch.Tensor]] = {
+            "state": [imagination.state],
+            "command": [imagination.memory.command],
+            "actions": [],
+            "success": [],
+            "code_change": [],
+        }
+        for _ in range(imagination.max_episode_steps):
+            action = noisy(imagination.features.cpu().numpy())
+            result = imagination.step(action)
+            now = imagination.memory
+            kept["state"].append(imagination.state)
+            kept["command"].append(now.command)
+            kept["actions"].append(torch.from_numpy(action))
+            kept["success"].append(result.success_probability)
+            kept["code_change"].append(now.code - first)
+        stacked = {name: torch.stack(values, 1).cpu().float() for name, values in kept.items()}
+        parts.append(
+            Sequences(
+                first_code=first.cpu(),
+                drawn=torch.ones(count),
+                mask=torch.ones(count, imagination.max_episode_steps),
+                **stacked,
+            )
+        )
+    fields = [f.name for f in dataclasses.fields(Sequences)]
+    return Sequences(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
+
+
+def learned_on(
+    world_model: WorldModel, args: Args, episodes: list[Episode], acts: Sequence[Act], folder: Path
+) -> WorldModel:
+    """The world model after its memory of the task has learned on; saved in `folder`."""
+    if folder.exists():
+        return WorldModel.from_pretrained(folder)
+    real = make_sequences(episodes, world_model.task_eyes(args.task))
+    own = rehearsed(world_model, args.task, acts, REHEARSED, args.seed)
+    memory = copy.deepcopy(world_model.task_memory(args.task)).requires_grad_(True)
+    memory = train_memory(
+        memory,
+        [(real, 0.5), (own, 0.5)],
+        MemoryRun(steps=args.learn_steps, learning_rate=1e-3, seed=args.seed),
+        folder.parent / "memory",
+        f"{args.task} memory",
+    )
+    round_weights(memory)
+    memory.eval().requires_grad_(False)
+    world_model.task_memory(args.task).load_state_dict(memory.state_dict())
+    world_model.save_pretrained(folder)
+    return WorldModel.from_pretrained(folder)
+
+
+def run(args: Args) -> dict[str, Any] | None:
+    """Runs the rounds, and measures what they were worth; None where episodes are awaited.
+
+    Raises:
+        EpisodeError: There are no demonstrations, or a recorded episode is broken.
+        WorldModelError: The world model cannot be loaded.
+        SettingsError: The folder holds another run.
+        RealEnvUnavailableError: Meta-World or GL is missing, and episodes are to be played.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    with locked(args.out):
+        keep_settings(args, args.out, ("test_episodes",))
+        world_model = WorldModel.from_pretrained(args.world_model)
+        experts = load_episodes(args.demonstrations, "train", [args.task], ["expert"])
+        cloned = clone_episodes(experts, world_model, seed=args.seed)
+        policies = {"cloned": (cloned, len(experts))}
+        episodes: list[Episode] = []
+        for number in range(args.rounds):
+            folder = args.out / f"round-{number}"
+            policy = refined_in(world_model, cloned, args, folder / "policy")
+            policies[f"refined, round {number}"] = policy, len(experts) + len(episodes)
+            fresh = real_episodes(world_model, policy, args, number, folder / "episodes")
+            if not fresh:
+                return None
+            episodes += fresh
+            acts = [mean_actions(one) for one, _ in policies.values()]
+            world_model = learned_on(world_model, args, episodes, acts, folder / "world_model")
+        policy = refined_in(world_model, cloned, args, args.out / "last" / "policy")
+        spent = len(experts) + len(episodes)
+        policies[f"refined, round {args.rounds}"] = policy, spent
+        solved = [episode for episode in episodes if episode.solved]
+        filtered = clone_episodes(experts + solved, world_model, seed=args.seed)
+        policies["filtered cloning"] = filtered, spent
+        return measured(args, policies, world_model)
+
+
+def measured(
+    args: Args, policies: dict[str, tuple[ActorCriticPolicy, int]], world_model: WorldModel
+) -> dict[str, Any]:
+    """Real success of each policy, and the real episodes that it cost; saved and printed."""
+    report: dict[str, Any] = {"task": args.task, "policies": {}}
+    if args.test_episodes:
+        require_real_env()
+        env = make_real_env(args.task)
+        seeds = split_seeds("test", args.test_episodes, 400_000)
+        for name, (policy, spent) in policies.items():
+            outcomes = real_outcomes(env, mean_actions(policy), world_model, seeds, name)
+            told = rate(outcomes)
+            report["policies"][name] = {
+                "real_episodes_spent": spent,
+                "real": dataclasses.asdict(told),
+            }
+            print(f"{name}: {format_rate(told)} after {spent} real episodes")
+        env.close()
+    save_record(args.out / "report.json", report)
+    return report
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
