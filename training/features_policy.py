@@ -49,12 +49,13 @@ def make_policy(feature_size: int, action_size: int, seed: int = 0) -> ActorCrit
     """Builds an untrained policy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ActorCriticPolicy(
+        policy = ActorCriticPolicy(
             gym.spaces.Box(-np.inf, np.inf, (feature_size,), np.float32),
             gym.spaces.Box(-1.0, 1.0, (action_size,), np.float32),
             lambda _: 1e-4,
             **policy_arguments(),  # type: ignore[arg-type]
         )
+    return policy.float()  # whatever torch's default dtype is
 
 
 def features_of(
@@ -257,7 +258,11 @@ def plan(
 
 
 def save_policy(policy: ActorCriticPolicy, folder: Path) -> None:
-    """Writes a policy's folder, whole or not at all."""
+    """Writes a policy's folder, whole or not at all.
+
+    Raises:
+        WorldModelError: It cannot be written, or could not be loaded again.
+    """
     sizes = {
         "feature_size": policy.observation_space.shape[0],  # type: ignore[index]
         "action_size": policy.action_space.shape[0],  # type: ignore[index]
@@ -265,6 +270,7 @@ def save_policy(policy: ActorCriticPolicy, folder: Path) -> None:
     with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
         write_json(fresh / CONFIG_FILE, {"_class_name": "FeaturesPolicy", **sizes})
         write_tensors(fresh / WEIGHTS_FILE, policy.state_dict())
+        load_policy(fresh)  # what cannot be loaded again is not saved
 
 
 def load_policy(folder: Path) -> ActorCriticPolicy:

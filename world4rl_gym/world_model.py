@@ -225,7 +225,6 @@ class WorldModel(nn.Module):
         first = to_float(anchor)
         scheduler = self.scheduler
         scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps)
-        scheduler.sigmas = scheduler.sigmas.float()  # diffusers adds one of the default dtype
         sample = noise * self.scheduler_config.sigma_max
         with autocast(anchor.device):
             condition = self.denoiser.condition(first, first_code, code, state)
