@@ -67,8 +67,8 @@ class Args:
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
         steps: Env steps at most.
-        reward: "progress" (the env's, and in imagination what the success probability rose by),
-            "sparse" (the env's), or "zero": what PPO does of itself, for a control.
+        reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
+            PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
     """
 
@@ -101,10 +101,12 @@ class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ProgressReward(VecEnvWrapper):
-    """Adds what the best success probability of the episode so far rose by, in log-odds.
+    """Pays for success that the memory's members agree on, and for coming nearer to it.
 
-    A success then pays at most `PROGRESS` more, and a near miss pays as well. Without it PPO finds
-    too few successes from a weak clone.
+    What counts is the members' mean probability less their deviation; of two members, that is the
+    least favourable one's. Added to success is what the best of an episode so far rose by, in
+    log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone, PPO looks for what one member
+    is wrong about; paid for success alone, it finds too little from a weak clone.
     """
 
     def reset(self) -> Any:
@@ -115,7 +117,8 @@ class ProgressReward(VecEnvWrapper):
     def step_wait(self) -> Any:
         """Passes on all but the reward."""
         observation, reward, done, infos = self.venv.step_wait()
-        chance = np.array([info["success_probability"] for info in infos])
+        chance = np.array([i["success_probability"] - i["uncertainty"] for i in infos])
+        reward = reward * (chance >= 0.5)
         chance = np.clip(chance, LEAST_CHANCE, 0.5)
         progress = 1 - np.log(chance / (1 - chance)) / np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
         best = np.maximum(self._best, progress)
