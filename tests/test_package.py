@@ -35,6 +35,10 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     assert tops == {"world4rl_gym", f"world4rl_gym-{world4rl_gym.__version__}.dist-info"}
     assert "world4rl_gym/py.typed" in names
     assert "world4rl_gym/assets/world_model/model_index.json" in names
+    assert {f"world4rl_gym/play/static/{n}" for n in ("index.html", "play.js", "play.css")} <= {
+        *names
+    }
+    assert any(name.endswith("entry_points.txt") for name in names)
     assert wheel.stat().st_size < 24 * 2**20
 
 
