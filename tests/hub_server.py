@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,8 @@ class HubServer:
         break_after: Bytes of a download after which the connection is cut, once.
         refuse_objects_after: LFS objects stored after which others are refused; None never.
         stored: How many LFS objects were stored.
+        refuse_with: Status of every answer about a repository; None answers.
+        delay: Seconds before every answer about a repository.
         sizes: Sizes that the repository's information claims instead of the true ones.
     """
 
@@ -39,6 +42,8 @@ class HubServer:
         self.break_after: int | None = None
         self.refuse_objects_after: int | None = None
         self.stored = 0
+        self.refuse_with: int | None = None
+        self.delay = 0.0
         self.sizes: dict[str, int] = {}
         self.lock = threading.Lock()
         server = self
@@ -123,6 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _model(self, repo: str, rest: list[str], body: bytes) -> None:
         hub = self.hub
+        time.sleep(hub.delay)
+        if hub.refuse_with is not None:
+            self._json({"error": "refused"}, hub.refuse_with)
+            return
         if repo not in hub.commits:
             self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             return

@@ -395,9 +395,7 @@ def test_fault_01_inference_mode_leaves_the_env_usable(tiny_folder: str) -> None
 def test_fault_02_torchs_default_dtype_changes_nothing(tiny_folder: str, obs_type: str) -> None:
     def episode() -> list[Any]:
         world_model = WorldModel.from_pretrained(tiny_folder)
-        told = rollout(make(world_model, obs_type=obs_type), 0, 5)
-        assert obs_type == "features" or world_model.scheduler.sigmas.dtype == torch.float32
-        return told
+        return rollout(make(world_model, obs_type=obs_type), 0, 5)
 
     expected = episode()
     torch.set_default_dtype(torch.float64)

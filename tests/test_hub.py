@@ -6,9 +6,11 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tampering import DENOISER, INDEX, refused
 from test_loading_folders import contents, unprivileged
 
 import world4rl_gym
+import world4rl_gym.hub
 from training.policy import GaussianCnnPolicy, PolicyError, make_policy
 from training.policy_network import PolicyConfig
 from world4rl_gym import pretrained
@@ -265,6 +268,80 @@ def test_a_hub_a_damaged_cache_is_refused(published: str, cache: Path) -> None:
     blob.write_bytes(data)
     with refused(DENOISER, "SHA-256"):
         WorldModel.from_pretrained(REPO)
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_fault_22_a_slow_hub_and_the_variable_that_waits_for_it(
+    hub: HubServer, published: str, tiny_folder: str, monkeypatch, variable: bool
+) -> None:
+    WorldModel.from_pretrained(REPO)
+    newer = make_tiny_world_model(seed=1)
+    with tempfile.TemporaryDirectory() as parent:
+        newer.save_pretrained(Path(parent) / "newer")
+        hub.commit(REPO, contents(Path(parent) / "newer"))
+    monkeypatch.setattr(world4rl_gym.hub, "_SECONDS_TO_ANSWER", 0.2)
+    hub.delay = 0.6
+    if variable:
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "60")
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 60)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert equal(WorldModel.from_pretrained(REPO), newer)
+        return
+    told = f"not reached within 0.2 s .*; the cache's commit {published} .* older than main"
+    with pytest.warns(UserWarning, match=told):
+        assert not equal(WorldModel.from_pretrained(REPO), newer)
+    with warnings.catch_warnings():  # a commit is what it is
+        warnings.simplefilter("error")
+        WorldModel.from_pretrained(REPO, revision=published)
+        WorldModel.from_pretrained(REPO, local_files_only=True)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_fault_22_a_hub_that_refuses_leaves_the_cache_with_a_warning(
+    hub: HubServer, published: str, status: int, tiny_world_model
+) -> None:
+    WorldModel.from_pretrained(REPO)
+    hub.refuse_with = status
+    with pytest.warns(UserWarning, match=f"the Hub refused .*{published}"):
+        assert equal(WorldModel.from_pretrained(REPO), tiny_world_model)
+
+
+def test_fault_22_a_hub_that_never_answers_is_waited_for_5_seconds_at_most(client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        script = (
+            "import time\n"
+            "from world4rl_gym import WorldModel\n"
+            "begun = time.monotonic()\n"
+            "try: WorldModel.from_pretrained('a/b')\n"
+            "except ValueError as error: print(time.monotonic() - begun, error)\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "HF_ENDPOINT": constants.ENDPOINT, "HF_TOKEN": ""},
+            capture_output=True,
+            text=True,
+            cwd=Path(world4rl_gym.__file__).parents[1],
+        )
+    seconds, message = ran.stdout.split(maxsplit=1)
+    assert float(seconds) < 5, ran.stdout
+    assert "the Hub was not reached within 4 s" in message and "the cache lacks it" in message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_fault_23_who_is_not_let_in_is_told_how_to_log_in(
+    hub: HubServer, tiny_world_model, status: int
+) -> None:
+    hub.refuse_with = status
+    with refused(REPO, "hf auth login", "HF_TOKEN", "world_model=None"):
+        WorldModel.from_pretrained(REPO)
+    with refused(REPO, "was not uploaded", "hf auth login"):
+        tiny_world_model.push_to_hub(REPO)
+    hub.refuse_with = 404
+    with pytest.raises(WorldModelError) as caught:
+        WorldModel.from_pretrained(REPO)
+    assert "log in" not in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------- upload

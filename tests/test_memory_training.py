@@ -57,6 +57,23 @@ def test_a_command_that_no_rule_gives_is_refused(sequences: Sequences) -> None:
         command_rule(dataclasses.replace(sequences, command=wild))
 
 
+@pytest.mark.parametrize("values", [(0.4, 0.4), (0.0, 1.0)])
+def test_a_command_that_never_varies_or_only_opens_and_closes_has_a_rule(
+    sequences: Sequences, values: tuple[float, float]
+) -> None:
+    closed = sequences.actions[:, :, :1] > 0
+    told = torch.where(closed, values[1], values[0])
+    command = torch.cat([told[:, :1], told], dim=1)
+    actions = torch.where(closed, 1.0, -1.0)
+    rule = command_rule(dataclasses.replace(sequences, command=command, actions=actions))
+    memory = make_memory(
+        dataclasses.replace(sequences, command=command, actions=actions), 1, 8, seed=0
+    )
+    for action, value in zip((-1.0, 1.0), values, strict=True):
+        after = memory.next_command(torch.tensor([[0.7]]), torch.tensor([[action]]))
+        assert float(after) == pytest.approx(value, abs=1e-3), rule
+
+
 def test_a_memory_learns_outcomes_and_motion(sequences: Sequences, tmp_path: Path) -> None:
     memory = make_memory(sequences, 2, 16, 0)
     score = lambda: unroll(memory, sequences).logit.mean(dim=2).amax(dim=1).detach().numpy()  # noqa: E731

@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 from tampering import join, split
 from test_loading_folders import contents, files_limited_to
 
+from training import features_policy
 from training.policy import (
     POLICY_FILE,
     GaussianCnnPolicy,
@@ -28,6 +29,7 @@ from training.policy import (
     save_policy,
 )
 from training.policy_network import PolicyConfig
+from world4rl_gym.reading import WorldModelError
 from world4rl_gym.sb3 import ImaginedVecEnv
 
 CONFIG = PolicyConfig("push", 16, 3, features=16, hidden=8)
@@ -322,3 +324,25 @@ def test_no_policy_at_all(source: Any, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PolicyError):
         GaussianCnnPolicy.from_pretrained(source)
+
+
+def test_fault_02_policies_under_any_default_dtype(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        save_policy(make_policy(CONFIG), CONFIG, tmp_path / "frames")
+        loaded = load_policy(tmp_path / "frames")
+        loaded.predict(np.zeros((2, 16, 16, 3), np.uint8))
+        seeing = features_policy.make_policy(5, 3)
+        features_policy.save_policy(seeing, tmp_path / "features")
+        again = features_policy.load_policy(tmp_path / "features")
+        again.predict(np.zeros((2, 5), np.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one in (loaded, again):
+        assert {value.dtype for value in one.state_dict().values()} == {torch.float32}
+    before = contents(tmp_path / "features")
+    for broken in (seeing.double(), features_policy.make_policy(5, 3)):
+        broken.state_dict()["log_std"][0] = float("nan")
+        with pytest.raises(WorldModelError, match="dtype|NaN"):
+            features_policy.save_policy(broken, tmp_path / "features")
+    assert contents(tmp_path / "features") == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -141,7 +142,7 @@ def test_refining_from_the_command_line_and_the_control_without_reward(
     assert set(results["progress"]) == set(results["zero"])
 
 
-def test_progress_pays_for_the_best_chance_of_the_episode() -> None:
+def test_progress_pays_for_what_the_members_agree_on() -> None:
     world_model = make_tiny_world_model(success_threshold=0.9999)  # no episode ends early
     paid, plain = [imagined_env(world_model, "push", seed=0, rows=8) for _ in range(2)]
     paid = ProgressReward(paid)
@@ -152,13 +153,25 @@ def test_progress_pays_for_the_best_chance_of_the_episode() -> None:
         actions = rng.uniform(-1, 1, (8, world_model.action_size)).astype(np.float32)
         told, own = paid.step(actions), plain.step(actions)
         assert np.array_equal(told[0], own[0])
-        assert np.all(told[1] >= own[1])
-        more += told[1] - own[1]
-        chances.append([info["success_probability"] for info in own[3]])
+        more += told[1]
+        chances.append([i["success_probability"] - i["uncertainty"] for i in own[3]])
     best = np.clip(np.max(chances, axis=0), LEAST_CHANCE, 0.5)
     far = np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
     assert more == pytest.approx(PROGRESS * (1 - np.log(best / (1 - best)) / far), abs=1e-4)
     paid.close(), plain.close()
+
+
+def test_a_success_that_one_member_denies_pays_nothing(world_model: WorldModel) -> None:
+    bias = make_certain(world_model).task_memory("push").outputs[-1].bias
+    with torch.no_grad():
+        bias[1, :, world_model.state_size] = -50.0
+    world_model.config = dataclasses.replace(world_model.config, success_threshold=0.4)
+    paid, plain = [imagined_env(world_model, "push", 0, rows=4) for _ in range(2)]
+    paid = ProgressReward(paid)
+    paid.reset(), plain.reset()
+    actions = np.zeros((4, world_model.action_size), np.float32)
+    assert plain.step(actions)[1].all()
+    assert not paid.step(actions)[1].any()
 
 
 def test_a_zero_reward_changes_nothing_else(world_model: WorldModel) -> None:

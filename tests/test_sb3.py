@@ -163,3 +163,29 @@ def test_E22_training_leaves_the_world_model_as_it_is(
 def test_E23_a_plain_gym_make_env_trains_too(tiny_world_model: WorldModel) -> None:
     env = Monitor(gym.make(world4rl_gym.ENV_ID, world_model=tiny_world_model))
     PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(32)
+
+
+def test_fault_03_set_attr_is_checked(tiny_world_model: WorldModel) -> None:
+    env = ImaginedVecEnv(2, world_model=tiny_world_model)
+    env.reset()
+    env.set_attr("success_threshold", 1e-6)
+    assert env.get_attr("success_threshold") == [1e-6, 1e-6]
+    assert env.step(np.zeros((2, 3), np.float32))[2].all()
+    with pytest.raises(ValueError, match="max_episode_steps"):
+        env.set_attr("max_episode_steps", 0)
+    with pytest.raises(AttributeError, match=r"'horizon' cannot be set; .*max_episode_steps"):
+        env.set_attr("horizon", 3)
+
+
+def test_fault_01_evaluation_under_inference_mode_then_training(
+    tiny_world_model: WorldModel,
+) -> None:
+    import torch
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    env = VecMonitor(ImaginedVecEnv(2, world_model=tiny_world_model, obs_type="features"))
+    model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    with torch.inference_mode():
+        evaluate_policy(model, env, n_eval_episodes=2)
+    model.learn(32)
+    assert model.num_timesteps == 32

@@ -17,14 +17,25 @@ from torch.nn import functional as F
 
 from training import command
 from training.collect_episodes import load_start_frames
-from training.episodes import load_episodes
+from training.episodes import (
+    BEHAVIOURS,
+    Episode,
+    EpisodeError,
+    check_trainable,
+    episode_files,
+    load_episodes,
+    read_outcomes,
+    task_folder,
+)
 from training.sequences import Sequences, make_sequences
+from training.settings import SettingsError, require_at_least
 from training.train_eyes import load_task_eyes
 from training.train_memory import unroll
+from world4rl_gym.actions import UNIT
 from world4rl_gym.components import load_component, round_weights, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import Eyes, TaskEyes
-from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.initial_frames import InitialFrames, most_contexts
 from world4rl_gym.memory import Memory, MemoryConfig, TaskMemory
 from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.world_model import WorldModel, WorldModelConfig
@@ -40,6 +51,7 @@ def assemble(
     action_repeat: int = 3,
     max_episode_steps: int = 50,
     num_inference_steps: int = 2,
+    action_bounds: tuple[Sequence[float], Sequence[float]] = UNIT,
     provenance: dict[str, Any] | None = None,
 ) -> WorldModel:
     """A world model of these parts.
@@ -53,6 +65,7 @@ def assemble(
         action_repeat: Control steps a decision.
         max_episode_steps: Horizon.
         num_inference_steps: Denoising steps a frame.
+        action_bounds: What -1 and 1 stand for in each action component, in the robot's units.
         provenance: Where it comes from.
     """
     tasks = tuple(memories)
@@ -84,6 +97,8 @@ def assemble(
             max_episode_steps=max_episode_steps,
             num_inference_steps=num_inference_steps,
             provenance=provenance or {},
+            action_low=tuple(action_bounds[0]),
+            action_high=tuple(action_bounds[1]),
         ),
     )
 
@@ -165,10 +180,12 @@ class Args:
         denoiser: Folder that holds `denoiser`.
         world_model: A world model, folder or Hub id, in which only the memories of these tasks are
             replaced; None puts a new one together.
-        episodes: Folder of episodes; plans of the validation split calibrate.
+        episodes: Folder of episodes; plans of the validation split calibrate, or all of its
+            episodes where there are none.
         starts: Start frames of each task that the world model carries.
         anywhere: Frames from within demonstrations of each task that it carries.
         num_inference_steps: Denoising steps a frame.
+        max_episode_steps: Horizon; None takes the longest training episode's.
         out: Folder of the world model.
     """
 
@@ -181,7 +198,14 @@ class Args:
     starts: int = 100
     anywhere: int = 120
     num_inference_steps: int = 2
+    max_episode_steps: int | None = None
     out: Path = Path("runs/world_model")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "starts")
+        require_at_least(self, 0, "anywhere")
+        if self.max_episode_steps is not None:
+            require_at_least(self, 1, "max_episode_steps")
 
 
 def run(args: Args) -> None:
@@ -189,7 +213,8 @@ def run(args: Args) -> None:
 
     Raises:
         WorldModelError: A part is missing or broken.
-        EpisodeError: There are no validation plans.
+        EpisodeError: Training or validation episodes are missing or do not suit.
+        SettingsError: More frames are asked for than a world model may carry.
     """
     if args.world_model is not None:
         world_model = WorldModel.from_pretrained(args.world_model)
@@ -200,62 +225,133 @@ def run(args: Args) -> None:
         world_model.save_pretrained(args.out)
         print(f"done: {args.out}")
         return
+    known = {task: _experts(args.episodes, task) for task in args.tasks}
+    for task, episodes in known.items():
+        check_trainable(args.episodes, task, episodes)
+    first = next(iter(known.values()))[0]
+    _check_alike([episodes[0] for episodes in known.values()])
+    check_room(args.starts + args.anywhere, len(args.tasks), first.frames.shape[1])
     eyes = {task: load_task_eyes(args.eyes, task) for task in args.tasks}
     memories, provenance = {}, {}
     for task in args.tasks:
         memories[task], provenance[task] = calibrated(args, task, eyes[task])
     denoiser = load_component(args.denoiser, "denoiser", Denoiser, DenoiserConfig)
     round_weights(denoiser)
-    first = load_episodes(args.episodes, "train", args.tasks[:1], ["expert"])[0]
+    longest = max(
+        len(success)
+        for task in args.tasks
+        for success in read_outcomes(args.episodes, task, "train")
+    )
+    horizon = args.max_episode_steps or longest
+    print(f"horizon: {horizon} decisions; the longest training episode has {longest}")
     world_model = assemble(
         eyes,
         memories,
-        _contexts(args),
+        _contexts(args, known),
         denoiser,
         action_repeat=first.action_repeat,
-        max_episode_steps=len(first),
+        max_episode_steps=horizon,
         num_inference_steps=args.num_inference_steps,
+        action_bounds=_bounds(first),
         provenance=provenance,
     )
     world_model.save_pretrained(args.out)
     print(f"done: {args.out}")
 
 
+def check_room(contexts: int, tasks: int, frame_size: int) -> None:
+    """Raises SettingsError where the frames of all tasks would be too many to be loaded again.
+
+    Args:
+        contexts: Frames a task that a world model is to carry.
+        tasks: Number of tasks.
+        frame_size: Their height and width.
+    """
+    most = most_contexts(frame_size) // tasks
+    if contexts > most:
+        raise SettingsError(
+            f"starts, anywhere: expected at most {most} together for {tasks} tasks of "
+            f"{frame_size} x {frame_size} frames, got {contexts}"
+        )
+
+
+def _experts(folder: Path, task: str) -> list[Episode]:
+    """The experts' training episodes; all of them where no expert acted."""
+    experts = [p for p in episode_files(task_folder(folder, task) / "train") if "expert" in p.name]
+    return load_episodes(folder, "train", [task], ["expert"] if experts else BEHAVIOURS)
+
+
+def _check_alike(firsts: Sequence[Episode]) -> None:
+    """Tasks that share a world model share its shapes and units."""
+    for name, value in (
+        ("frame size", lambda e: e.frames.shape[1:]),
+        ("action size", lambda e: e.actions.shape[1]),
+        ("action repeat", lambda e: e.action_repeat),
+        ("action bounds", _bounds),
+    ):
+        for other in firsts[1:]:
+            if value(firsts[0]) != value(other):
+                raise EpisodeError(
+                    f"{name}: differs between tasks: {value(firsts[0])} for {firsts[0].task}, "
+                    f"{value(other)} for {other.task}"
+                )
+
+
+def _bounds(episode: Episode) -> tuple[Sequence[float], Sequence[float]]:
+    low, high = episode.action_low, episode.action_high
+    return UNIT if low is None or high is None else (tuple(low.tolist()), tuple(high.tolist()))
+
+
 def calibrated(args: Args, task: str, eyes: TaskEyes) -> tuple[TaskMemory, str]:
-    """The trained memory of a task, calibrated on validation plans, and what was done to it.
+    """The trained memory of a task, calibrated on validation plans, or on all validation episodes
+    where there are none, and what was done to it.
 
     Raises:
         WorldModelError: It is missing or broken.
-        EpisodeError: There are no validation plans.
+        EpisodeError: There are no validation episodes.
     """
     memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
     round_weights(memory)
-    held_out = load_episodes(args.episodes, "validation", [task], ["plan"])
-    shift = calibrate(memory, make_sequences(held_out, eyes))
-    return memory, f"logits shifted by {shift:.2f} on {len(held_out)} validation plans"
+    held_out = load_episodes(args.episodes, "validation", [task])
+    plans = [episode for episode in held_out if episode.behaviour == "plan"]
+    sequences = make_sequences(plans or held_out, eyes)
+    kind = f"{len(sequences)} validation {'plans' if plans else 'episodes'}"
+    solved = int(sequences.outcome.sum())
+    if 0 < solved < len(sequences):
+        told = f"logits shifted by {calibrate(memory, sequences):.2f} on {kind}"
+    else:  # would be moved as far as it goes
+        told = f"not calibrated: of {kind}, {solved} solve the task"
+    print(f"{task}: {told}")
+    return memory, told
 
 
-def _contexts(args: Args) -> InitialFrames:
+def _contexts(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:
     """Start frames, and frames from within demonstrations."""
-    starts = start_contexts(args.episodes, args.tasks, "train", args.starts)
-    later = _contexts_within(args)
+    parts = [start_contexts(args.episodes, args.tasks, "train", args.starts)]
+    if args.anywhere:
+        parts.append(_contexts_within(args, known))
     both = {
-        name: torch.cat([getattr(starts, name), getattr(later, name)])
+        name: torch.cat([getattr(part, name) for part in parts])
         for name in ("frames", "state", "command", "task_ids", "is_start")
     }
     return InitialFrames(**both, tasks=tuple(args.tasks))
 
 
-def _contexts_within(args: Args) -> InitialFrames:
-    """Frames drawn at random from within the experts' episodes."""
+def _contexts_within(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:
+    """Frames drawn at random from the first halves of the experts' episodes."""
     rng = np.random.default_rng(0)
     parts: dict[str, list[np.ndarray]] = {"frames": [], "state": [], "command": []}
     ids = []
     for task_id, task in enumerate(args.tasks):
-        experts = load_episodes(args.episodes, "train", [task], ["expert"])
+        experts = [e for e in known[task] if e.behaviour == "expert" and e.is_drawn]
+        if not experts:
+            raise EpisodeError(
+                f"{args.episodes}: expected expert train episodes of {task} with all their frames, "
+                "got none; --anywhere 0 does without"
+            )
         for _ in range(args.anywhere):
             episode = experts[rng.integers(len(experts))]
-            t = int(rng.integers(1, len(episode) // 2))
+            t = int(rng.integers(1, max(2, len(episode) // 2)))
             empty = np.zeros((len(episode) + 1, 0), np.float32)
             parts["frames"].append(episode.frames[t])
             parts["state"].append((empty if episode.state is None else episode.state)[t])

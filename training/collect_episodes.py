@@ -14,7 +14,7 @@ import dataclasses
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ import tyro
 from tqdm import tqdm
 
 from training import command
-from training.episodes import Episode, EpisodeError
+from training.episodes import Episode, EpisodeError, load_episodes, task_folder
 from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.settings import keep_settings, require_at_least
 
@@ -167,7 +167,7 @@ def _settings_folder(args: Args, task: str) -> Path:
 
 def start_frames_path(out: Path, task: str, split: str) -> Path:
     """Where the start frames of a task and split are stored."""
-    return out / task / f"start-frames-{split}.npz"
+    return task_folder(out, task) / f"start-frames-{split}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +188,14 @@ class StartFrames:
 
 
 def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
-    """Reads what `--behaviour start` collected.
+    """Reads what `--behaviour start` collected, or else the first frames of the split's episodes.
 
     Raises:
-        EpisodeError: The file is missing or broken.
+        EpisodeError: The file is broken, or neither it nor an episode is there.
     """
     path = start_frames_path(folder, task, split)
+    if not path.exists():
+        return _first_frames(load_episodes(folder, split, [task]))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             frames = arrays["frames"]
@@ -208,6 +210,18 @@ def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
         raise EpisodeError(f"{path}: no such file of start frames") from None
     except Exception as error:  # zip, its codecs and numpy's header each raise their own
         raise EpisodeError(f"{path}: not a readable file of start frames ({error})") from None
+
+
+def _first_frames(episodes: Sequence[Episode]) -> StartFrames:
+    nothing = np.zeros((1, 0), np.float32)
+    states = [nothing if e.state is None else e.state[:1] for e in episodes]
+    commands = [nothing if e.command is None else e.command[:1] for e in episodes]
+    return StartFrames(
+        np.concatenate([e.frames[:1] for e in episodes]),
+        np.concatenate(states),
+        np.concatenate(commands),
+        None,
+    )
 
 
 def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:

@@ -15,10 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from world4rl_gym.arguments import composed
+
 BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 """Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")
+OPTIONAL = {"state", "command", "policy", "action_low", "action_high"}
+"""Fields that an episode's file may lack."""
+FRAME_SIZES = (16, 256)
+"""Smallest and largest height and width of frames that a world model is trained on."""
+
+
+MOST_STATE = 256
+"""Numbers of the robot's state that a memory takes."""
 
 
 class EpisodeError(ValueError):
@@ -42,6 +52,9 @@ class Episode:
         command: `(T + 1, C)` float32, what the robot is commanded to: `command[:, j]` is the target
             of `state[:, j]`; or None. `command[0]` stands before the first action.
         policy: Name of the policy that acted, by which outcomes are reported; "" for none.
+        action_low: `(A,)` float64, what -1 stands for in each action component, in the robot's
+            units; None where actions are in [-1, 1] themselves.
+        action_high: The same for 1.
 
     Raises:
         EpisodeError: A field has another shape, dtype or range; the message names it.
@@ -57,8 +70,11 @@ class Episode:
     state: np.ndarray | None = None
     command: np.ndarray | None = None
     policy: str = ""
+    action_low: np.ndarray | None = None
+    action_high: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", composed(self.task))
         frames, actions, success = self.frames, self.actions, self.success
         _require(frames.dtype == np.uint8, "frames", "dtype uint8", frames.dtype)
         _require(
@@ -91,6 +107,15 @@ class Episode:
             f"({len(actions)},) bool",
             f"{success.shape} {success.dtype}",
         )
+        low, high = self.action_low, self.action_high
+        if low is not None or high is not None:
+            size = actions.shape[1]
+            for name, side in (("action_low", low), ("action_high", high)):
+                fits = side is not None and side.shape == (size,) and side.dtype == np.float64
+                _require(fits, name, f"({size},) float64", side)
+            assert low is not None and high is not None
+            ordered = bool(np.isfinite([low, high]).all() and (low < high).all())
+            _require(ordered, "action_low", "finite and below action_high", low)
         _require(bool(self.task), "task", "a name", repr(self.task))
         known = (*BEHAVIOURS, *PROBES)
         _require(self.behaviour in known, "behaviour", " or ".join(known), self.behaviour)
@@ -134,7 +159,7 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
     fields = {field.name for field in dataclasses.fields(Episode)}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = fields - {"state", "command", "policy"} - set(arrays.files)
+            missing = fields - OPTIONAL - set(arrays.files)
             if missing:
                 raise EpisodeError(f"field {sorted(missing)[0]!r} is missing")
             values = {name: arrays[name] for name in fields & set(arrays.files)}
@@ -149,6 +174,8 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
             state=values.get("state"),
             command=values.get("command"),
             policy=str(values.get("policy", "")),
+            action_low=values.get("action_low"),
+            action_high=values.get("action_high"),
         )
     except FileNotFoundError:
         raise EpisodeError(f"{path}: no such episode file") from None
@@ -183,11 +210,11 @@ def load_episodes(
         raise EpisodeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if not folder.is_dir():
         raise EpisodeError(f"{folder}: no such folder of episodes")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir()) if tasks is None else list(tasks)
+    names = task_names(folder) if tasks is None else [composed(task) for task in tasks]
     episodes: list[Episode] = []
     bad: list[str] = []
     for task in names:
-        for path in sorted((folder / task / split).glob("*.npz")):
+        for path in episode_files(task_folder(folder, task) / split):
             try:
                 episode = load_episode(path)
                 if episode.task != task:
@@ -211,6 +238,7 @@ def load_episodes(
             ("action_repeat", first.action_repeat, episode.action_repeat),
             ("state size", _width(first.state), _width(episode.state)),
             ("command size", _width(first.command), _width(episode.command)),
+            ("action bounds", _bounds(first), _bounds(episode)),
         ):
             if expected != got:
                 raise EpisodeError(
@@ -218,6 +246,86 @@ def load_episodes(
                     f"{first.seed}, {got} for {episode.task} seed {episode.seed}"
                 )
     return episodes
+
+
+def task_names(folder: Path) -> list[str]:
+    """The tasks of a folder of episodes, in order; what begins with a dot is none."""
+    found = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return sorted(map(composed, found))
+
+
+def task_folder(folder: Path, task: str) -> Path:
+    """The folder of a task, however its name is composed."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if composed(path.name) == composed(task):
+                return path
+    return folder / task
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """The episode files of a folder, in order; what begins with a dot, as macOS's `._x.npz`, is
+    none."""
+    return sorted(p for p in folder.glob("*.npz") if not p.name.startswith("."))
+
+
+def check_frame_size(where: str, height: int, width: int) -> None:
+    """Raises EpisodeError, saying what is needed, for frames that nothing can be trained on."""
+    least, most = FRAME_SIZES
+    if height != width or height % 8 or not least <= height <= most:
+        raise EpisodeError(
+            f"{where}: expected square frames, a multiple of 8 from {least} to {most} pixels, got "
+            f"{width} x {height}; python -m training.import_episodes pads and resizes"
+        )
+
+
+def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> None:
+    """Checks what all trainings need, before any begins, and says what would be learned badly.
+
+    Args:
+        folder: Folder of episodes.
+        task: The task.
+        episodes: Those of its training episodes that are there already.
+
+    Raises:
+        EpisodeError: The size of frames, state or command does not suit, there is one training
+            episode alone, or none solves the task; the message names the split.
+    """
+    where = f"{folder}: train episodes of {task}"
+    check_frame_size(where, *episodes[0].frames.shape[1:3])
+    first = episodes[0]
+    states, commands, size = _width(first.state), _width(first.command), first.actions.shape[1]
+    if states > MOST_STATE or commands > size:
+        raise EpisodeError(
+            f"{where}: expected at most {MOST_STATE} numbers of state and {size} of command (as "
+            f"many as action components), got {states} and {commands}"
+        )
+    counts = {
+        split: [bool(success.any()) for success in read_outcomes(folder, task, split)]
+        for split in SPLITS
+    }
+    told = ", ".join(f"{split} {sum(own)} of {len(own)}" for split, own in counts.items())
+    if len(counts["train"]) < 2:
+        raise EpisodeError(f"{where}: expected at least 2, better 50, got {len(counts['train'])}")
+    if not any(counts["train"]):
+        raise EpisodeError(f"{where}: expected some that solve the task, got none; solved: {told}")
+    for split in ("train", "validation"):
+        own = counts[split]
+        if own and (all(own) or not any(own)):
+            kind = "fails" if all(own) else "solves the task"
+            print(f"note: {split} episodes of {task}: none {kind}; solved: {told}", flush=True)
+
+
+def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:
+    """`success`, `(T,)` bool, of each readable episode of a split; no frame is read."""
+    outcomes = []
+    for path in episode_files(task_folder(folder, task) / split):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                outcomes.append(arrays["success"])
+        except Exception:  # a broken file is named where it is loaded
+            continue
+    return outcomes
 
 
 def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:
@@ -232,6 +340,11 @@ def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:
                     f"{split}: {episode.behaviour} episode of {episode.task}, seed {episode.seed}, "
                     f"stands in {other} too"
                 )
+
+
+def _bounds(episode: Episode) -> object:
+    low, high = episode.action_low, episode.action_high
+    return None if low is None or high is None else (low.tolist(), high.tolist())
 
 
 def _width(values: np.ndarray | None) -> int:

@@ -1,6 +1,11 @@
 """Measures a policy on features, in the real env and in imagination, from the same starts.
 
-python -m training.evaluate_policy --task hammer --policy runs/refined/hammer/policy
+    python -m training.evaluate_policy --task hammer --policy runs/refined/hammer/policy
+    python -m training.evaluate_policy --task push --policy runs/refined/push/policy \\
+        --world-model runs/world_model --test-episodes data/mine --real-env my_robot:Push-v0
+
+Of a task that is not Meta-World's, the starts are those of recorded test episodes, beside whose
+outcomes the imagined ones stand; a real env of one's own is asked where there is one.
 """
 
 from __future__ import annotations
@@ -16,16 +21,26 @@ import tyro
 from tqdm import tqdm
 
 from training import command
+from training.episodes import load_episodes
 from training.features_policy import Act, load_policy, mean_actions, plan
 from training.formatting import format_rate
 from training.metrics import rate
-from training.real_env import RealEnv, check_task, require_real_env, split_seeds
+from training.outcomes import contexts_of, imagine
+from training.own_env import AnyEnv, make_own_env
+from training.real_env import TASKS, require_real_env, split_seeds
 from training.records import save_record
 from training.rollouts import make_real_env, play, real_starts
-from training.settings import require_at_least
+from training.settings import SettingsError, require_at_least
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
+
+MEANINGS = {
+    "imagined": "the policy, imagined",
+    "real": "the policy, real",
+    "recorded": "recorded episodes",
+    "recorded_imagined": "their actions, imagined",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +51,10 @@ class Args:
         task: The task.
         policy: Folder of the policy.
         world_model: Folder or Hub id; None is the embedded one.
-        episodes: Real episodes, and imagined ones, from the same starts.
+        episodes: Real episodes, and imagined ones, from the same starts; at most so many.
+        test_episodes: Folder of recorded episodes to imagine again; where there is no real env, the
+            policy begins where they do.
+        real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
         split: The split of the starts.
         offset: Where in the split's seeds to begin.
         out: JSON file of the outcomes; None writes none.
@@ -48,15 +66,25 @@ class Args:
     episodes: int = 200
     split: str = "test"
     offset: int = 200_000
+    test_episodes: Path | None = None
+    real_env: str | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        check_task(self.task)
+        if self.test_episodes is None and self.real_env is None and self.task not in TASKS:
+            raise SettingsError(
+                f"task: {self.task!r} is none of Meta-World's; expected --test-episodes FOLDER, "
+                "--real-env module:id, or both"
+            )
         require_at_least(self, 1, "episodes")
 
 
 def real_outcomes(
-    env: RealEnv, act: Act, world_model: WorldModel, seeds: Sequence[int], name: str = "real"
+    env: AnyEnv,
+    act: Act,
+    world_model: WorldModel,
+    seeds: Sequence[int],
+    name: str = "real",
 ) -> np.ndarray:
     """Whether a policy succeeds from each start in the real env, `(N,)` bool."""
     bar = tqdm(seeds, unit="episode", desc=name, mininterval=1.0)
@@ -69,31 +97,67 @@ def imagined_outcomes(act: Act, world_model: WorldModel, starts: InitialFrames) 
     return plan(imagination, act, np.arange(len(starts)))[1]
 
 
-def run(args: Args) -> None:
-    """Measures and prints.
+def make_env(args: Args, world_model: WorldModel) -> AnyEnv | None:
+    """The real env that was asked for, if any.
 
     Raises:
+        OwnEnvError: One's own cannot be made, or does not fit the world model.
+        RealEnvUnavailableError: Meta-World or GL is missing.
+    """
+    if args.real_env is not None:
+        return make_own_env(args.real_env, world_model, args.task)
+    if args.test_episodes is not None:
+        return None
+    require_real_env()
+    return make_real_env(args.task)
+
+
+def run(args: Args) -> dict[str, list[bool]]:
+    """Measures and prints.
+
+    Returns:
+        The outcomes of the policy, `real` where there is a real env, and `imagined` from its starts
+        or else from those of recorded episodes; and of these `recorded`, what came of them, and
+        `recorded_imagined`, what is imagined of their actions.
+
+    Raises:
+        EpisodeError: Test episodes are missing, or do not fit the world model.
         WorldModelError: The world model or the policy cannot be loaded.
         RealEnvUnavailableError: Meta-World or GL is missing.
+        OwnEnvError: One's own env cannot be made, or does not fit.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    require_real_env()
     world_model = WorldModel.from_pretrained(args.world_model)
     act = mean_actions(load_policy(args.policy))
     seeds = split_seeds(args.split, args.episodes, args.offset)
-    env = make_real_env(args.task)
+    outcomes: dict[str, np.ndarray] = {}
+    env = make_env(args, world_model)
     try:
-        imagined = imagined_outcomes(act, world_model, real_starts(env, seeds))
-        real = real_outcomes(env, act, world_model, seeds)
+        if args.test_episodes is not None:
+            recorded = load_episodes(args.test_episodes, args.split, [args.task])[: args.episodes]
+            again = imagine(world_model, recorded)
+            starts = contexts_of(recorded, world_model.config.tasks)
+            outcomes["recorded"] = np.array([episode.solved for episode in recorded])
+            threshold = world_model.config.success_threshold
+            outcomes["recorded_imagined"] = np.array([one.score >= threshold for one in again])
+        if env is not None:
+            starts = real_starts(env, seeds)
+        outcomes["imagined"] = imagined_outcomes(act, world_model, starts)
+        if env is not None:
+            outcomes["real"] = real_outcomes(env, act, world_model, seeds)
     finally:
-        env.close()
-    print(f"{args.task}: real {format_rate(rate(real))}, imagined {format_rate(rate(imagined))}")
+        if env is not None:
+            env.close()
+    for name, own in outcomes.items():
+        print(f"{args.task}: {MEANINGS[name]}: {format_rate(rate(own))}")
+    if "recorded" in outcomes:
+        agree = rate(outcomes["recorded"] == outcomes["recorded_imagined"])
+        print(f"{args.task}: imagination agrees with what was recorded: {format_rate(agree)}")
+    told = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
-        save_record(
-            args.out,
-            {"task": args.task, "real": real.tolist(), "imagined": imagined.tolist()},
-        )
+        save_record(args.out, {"task": args.task, **told})
+    return told
 
 
 def main() -> None:

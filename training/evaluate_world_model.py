@@ -3,8 +3,9 @@
     python -m training.evaluate_world_model --out results
     python -m training.evaluate_world_model --world-model runs/mine --episodes data/mine --no-twin
 
-Policies' episodes are imagined again by their own actions; with the twin, policies are also refined
-in this world model, and what they plan in it is done in reality.
+Policies' episodes are imagined again by their own actions; with a real env, policies are also
+refined in this world model, and what they plan in it is done in reality. Of a task that is not
+Meta-World's, all recorded episodes are imagined again, and the real env is one of one's own.
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ import tyro
 from training import command
 from training.collect_episodes import Args as CollectArgs
 from training.collect_episodes import load_start_frames, make_actor
-from training.episodes import Episode, load_episodes
+from training.episodes import Episode, EpisodeError, load_episodes
 from training.features_policy import load_policy, mean_actions, plan
 from training.formatting import markdown_table
 from training.metrics import place_errors, policy_agreement
 from training.outcomes import (
+    FRAMES,
     Imagined,
+    check_fits,
     contact_psnr,
     contexts_of,
     frame_figures,
     imagine,
     outcome_figures,
 )
+from training.own_env import AnyEnv, make_own_env
 from training.pictures import comparison_strip, join_videos, save_image, save_video
-from training.real_env import RealEnv, require_real_env, split_seeds, to_pixels
+from training.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
 from training.records import save_record
 from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
 from training.rollouts import make_real_env, real_starts, replay
@@ -58,7 +62,9 @@ class Args:
         episodes: Folder of episodes.
         split: The split that is measured on.
         policies: Folder of policies that the world model never saw, `TASK/NAME`.
-        twin: Whether the real env is there: for fresh plans, probes and the object's place.
+        twin: Whether Meta-World is there, for its tasks: for fresh plans, probes and the object's
+            place.
+        real_env: `module:id` of a Gymnasium env of one's own, for fresh plans; None has none.
         plans: Fresh plans a task.
         probes: Episodes of each optimism probe a task.
         ppo_steps: Steps of PPO that refine a policy before it plans.
@@ -71,6 +77,7 @@ class Args:
     split: str = "test"
     policies: Path = Path("runs/unseen")
     twin: bool = True
+    real_env: str | None = None
     plans: int = 200
     probes: int = 20
     ppo_steps: int = 100_000
@@ -82,15 +89,32 @@ class Args:
         require_at_least(self, 0, "plans", "probes")
 
 
+def policies_of(args: Args, task: str) -> list[Path]:
+    """Folders of the policies that the world model never saw; none where there is no folder."""
+    place = args.policies / task
+    return sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else []
+
+
+def make_env(args: Args, world_model: WorldModel, task: str) -> AnyEnv | None:
+    """The real env of a task, if there is one."""
+    if args.real_env is not None:
+        return make_own_env(args.real_env, world_model, task)
+    if args.twin and task in TASKS:
+        return make_real_env(task)
+    return None
+
+
 def fresh_plans(
-    args: Args, world_model: WorldModel, task: str, env: RealEnv
+    args: Args, world_model: WorldModel, task: str, env: AnyEnv
 ) -> tuple[list[Episode], list[dict[str, Any]]]:
     """Refines unseen clones in this world model and does in reality what they do in imagination.
 
     Returns:
         The plans as episodes, and what each refined policy did: imagined and real success.
     """
-    own = [path for path in sorted((args.policies / task).iterdir()) if "ppo" not in path.name]
+    own = [path for path in policies_of(args, task) if "ppo" not in path.name]
+    if not own:
+        return [], []
     episodes: list[Episode] = []
     told = []
     share = args.plans // len(own)
@@ -127,7 +151,7 @@ def closed_loop(
 ) -> list[dict[str, Any]]:
     """M2c: each unseen policy acts in imagination from the starts at which it acted in reality."""
     told = []
-    for folder in sorted((args.policies / task).iterdir()):
+    for folder in policies_of(args, task):
         played = [e for e in episodes if e.behaviour == "policy" and e.policy == folder.name]
         if not played:
             continue
@@ -200,10 +224,17 @@ def measure_task(args: Args, world_model: WorldModel, task: str) -> dict[str, An
     """All figures of one task."""
     threshold = world_model.config.success_threshold
     episodes = load_episodes(args.episodes, args.split, [task])
-    played = [e for e in episodes if e.behaviour == "policy"]
+    played = [
+        e
+        for e in episodes
+        if e.behaviour == "policy" or (task not in TASKS and e.behaviour != "replay")
+    ]
+    if not played:
+        raise EpisodeError(f"{args.episodes}: no {args.split} episodes of policies of {task}")
+    check_fits(world_model, episodes)
     imagined = imagine(world_model, played)
     figures: dict[str, Any] = {"policies": outcome_figures(imagined, threshold), "policy": {}}
-    for name in sorted({e.policy for e in played}):
+    for name in sorted({e.policy for e in played} - {""}):
         own = [one for one in imagined if one.episode.policy == name]
         figures["policy"][name] = outcome_figures(own, threshold)
     near = [e for e in episodes if e.behaviour == "replay"]
@@ -213,16 +244,18 @@ def measure_task(args: Args, world_model: WorldModel, task: str) -> dict[str, An
     figures["eyes"] = eyes_accuracy(args, world_model, task)
     drawn = imagine(world_model, [e for e in played if e.is_drawn], draw=True)
     figures["frames"] = frame_figures(drawn)
-    if args.twin:
-        env = make_real_env(task)
+    env = make_env(args, world_model, task)
+    if env is not None:
         try:
-            centres = [object_places(env, one.episode) for one in drawn]
-            figures["contact"] = contact_psnr(drawn, centres)
-            figures["probes"] = optimism(args, world_model, task, env)
+            if isinstance(env, RealEnv):
+                centres = [object_places(env, one.episode) for one in drawn]
+                figures["contact"] = contact_psnr(drawn, centres)
+                figures["probes"] = optimism(args, world_model, task, env)
             plans, told = fresh_plans(args, world_model, task, env)
         finally:
             env.close()
-        figures["plans"] = outcome_figures(imagine(world_model, plans), threshold)
+        if plans:
+            figures["plans"] = outcome_figures(imagine(world_model, plans), threshold)
         figures["closed_loop"] += told
     save_pictures(args.out / "pictures", task, drawn)
     return figures
@@ -236,6 +269,11 @@ def save_pictures(folder: Path, task: str, drawn: Sequence[Imagined]) -> None:
         assert one.frames is not None
         strips.append(comparison_strip(one.episode.frames, one.frames))
     if strips:
+        widest = max(strip.shape[1] for strip in strips)  # episodes may differ in length
+        strips = [
+            np.pad(s, ((0, 0), (0, widest - s.shape[1]), (0, 0)), constant_values=255)
+            for s in strips
+        ]
         save_image(folder / f"{task}.png", np.concatenate(strips))
         assert shown[0].frames is not None
         save_video(folder / f"{task}.mp4", shown[0].episode.frames, shown[0].frames)
@@ -246,13 +284,14 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
 
     def over(kind: str, name: str) -> list[float]:
         found = [t[kind][name] for t in tasks.values() if kind in t]
-        return [value["mean"] if isinstance(value, dict) else value for value in found]
+        means = [value["mean"] if isinstance(value, dict) else value for value in found]
+        return [_number(value) for value in means]
 
     means: dict[str, Any] = {}
     for kind in ("policies", "plans", "near_misses"):
         for name in ("auroc", "agreement", "wrong_foretold_by_uncertainty"):
             values = over(kind, name)
-            if values:
+            if not np.isnan(values).all():
                 means[f"{kind}_{name}"] = round(float(np.nanmean(values)), 4)
                 means[f"{kind}_{name}_worst"] = round(float(np.nanmin(values)), 4)
     loops = [one for t in tasks.values() for one in t["closed_loop"]]
@@ -265,22 +304,29 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
     return means
 
 
+def _number(value: float | None) -> float:
+    """A figure as it was stored; JSON has null for what is not a number."""
+    return float("nan") if value is None else value
+
+
 def table(report: dict[str, Any]) -> str:
     """The main figures as Markdown, one row a task."""
     rows = []
+    psnrs = [own["frames"].get("psnr", {}) for own in report["tasks"].values()]
+    last = max((int(t) for psnr in psnrs for t in psnr), default=FRAMES[-1])
     for task, own in report["tasks"].items():
         plans = own.get("plans", {})
         contact = own.get("contact", {})
         rows.append(
             [
                 task,
-                f"{own['policies']['auroc']:.3f}",
+                f"{_number(own['policies']['auroc']):.3f}",
                 f"{100 * own['policies']['agreement']['mean']:.1f}",
-                f"{plans.get('auroc', float('nan')):.3f}",
+                f"{_number(plans.get('auroc')):.3f}",
                 f"{100 * plans.get('agreement', {}).get('mean', float('nan')):.1f}",
-                f"{own.get('near_misses', {}).get('auroc', float('nan')):.3f}",
-                f"{own['frames'].get('psnr', {}).get('50', float('nan')):.1f}",
-                f"{contact.get('psnr', float('nan')):.1f}",
+                f"{_number(own.get('near_misses', {}).get('auroc')):.3f}",
+                f"{own['frames'].get('psnr', {}).get(str(last), float('nan')):.1f}",
+                f"{_number(contact.get('psnr')):.1f}",
                 f"{(own['eyes'] or {}).get('mean_mm', float('nan')):.1f}",
             ]
         )
@@ -291,7 +337,7 @@ def table(report: dict[str, Any]) -> str:
         "fresh plans: AUROC",
         "agreement, %",
         "near-misses: AUROC",
-        "PSNR at 50, dB",
+        f"PSNR at {last}, dB",
         "at contact, dB",
         "eyes, mm",
     ]
@@ -304,11 +350,12 @@ def evaluate(args: Args) -> dict[str, Any]:
     Raises:
         EpisodeError: Test episodes are missing or broken.
         WorldModelError: The world model cannot be loaded.
-        RealEnvUnavailableError: The twin is asked for, and cannot be had.
+        RealEnvUnavailableError: Meta-World is asked for, and cannot be had.
+        OwnEnvError: One's own env cannot be made, or does not fit.
     """
-    if args.twin:
-        require_real_env()
     world_model = WorldModel.from_pretrained(args.world_model)
+    if args.twin and args.real_env is None and set(world_model.config.tasks) & set(TASKS):
+        require_real_env()
     began = time.monotonic()
     tasks = {}
     for task in world_model.config.tasks:

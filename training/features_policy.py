@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from training.episodes import Episode
 from training.sequences import Sequences, make_sequences
@@ -48,12 +49,13 @@ def make_policy(feature_size: int, action_size: int, seed: int = 0) -> ActorCrit
     """Builds an untrained policy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ActorCriticPolicy(
+        policy = ActorCriticPolicy(
             gym.spaces.Box(-np.inf, np.inf, (feature_size,), np.float32),
             gym.spaces.Box(-1.0, 1.0, (action_size,), np.float32),
             lambda _: 1e-4,
             **policy_arguments(),  # type: ignore[arg-type]
         )
+    return policy.float()  # whatever torch's default dtype is
 
 
 def features_of(
@@ -165,6 +167,32 @@ def make_ppo(policy: ActorCriticPolicy, env: VecEnv, seed: int) -> PPO:
     return model
 
 
+class UnitActions(VecEnvWrapper):
+    """Takes actions in [-1, 1], as policies on features give them, whatever the robot's units.
+
+    Args:
+        env: Rows of the imagined env.
+        world_model: Whose units they have.
+    """
+
+    def __init__(self, env: VecEnv, world_model: WorldModel) -> None:
+        space = gym.spaces.Box(-1.0, 1.0, (world_model.action_size,), np.float32)
+        super().__init__(env, action_space=space)
+        self._unscale = world_model.unscale_actions
+
+    def reset(self) -> Any:
+        """Passes on."""
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes `(num_envs, A)` in [-1, 1]."""
+        self.venv.step_async(self._unscale(actions))
+
+    def step_wait(self) -> Any:
+        """Passes on."""
+        return self.venv.step_wait()
+
+
 def learn_critic(ppo: PPO, steps: int) -> None:
     """Trains the critic alone, for so many env steps: a clone comes without one.
 
@@ -230,7 +258,11 @@ def plan(
 
 
 def save_policy(policy: ActorCriticPolicy, folder: Path) -> None:
-    """Writes a policy's folder, whole or not at all."""
+    """Writes a policy's folder, whole or not at all.
+
+    Raises:
+        WorldModelError: It cannot be written, or could not be loaded again.
+    """
     sizes = {
         "feature_size": policy.observation_space.shape[0],  # type: ignore[index]
         "action_size": policy.action_space.shape[0],  # type: ignore[index]
@@ -238,6 +270,7 @@ def save_policy(policy: ActorCriticPolicy, folder: Path) -> None:
     with replaced_folder(folder, (CONFIG_FILE, WEIGHTS_FILE)) as fresh:
         write_json(fresh / CONFIG_FILE, {"_class_name": "FeaturesPolicy", **sizes})
         write_tensors(fresh / WEIGHTS_FILE, policy.state_dict())
+        load_policy(fresh)  # what cannot be loaded again is not saved
 
 
 def load_policy(folder: Path) -> ActorCriticPolicy:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.episodes import Episode
+from training.episodes import Episode, EpisodeError
 from training.metrics import auroc, paired_difference, psnr, rate, ssim
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
@@ -70,10 +70,48 @@ def contexts_of(episodes: Sequence[Episode], tasks: Sequence[str]) -> InitialFra
     )
 
 
+def check_fits(world_model: WorldModel, episodes: Sequence[Episode]) -> None:
+    """Checks that a world model can imagine these episodes.
+
+    Raises:
+        EpisodeError: Their task, or the size of frames, actions, states or commands, is another
+            than the world model's, or an action has other units.
+    """
+    config, size = world_model.config, world_model.frame_size
+    for episode in episodes:
+        if episode.task not in config.tasks:
+            raise EpisodeError(
+                f"task: the world model knows {', '.join(config.tasks)}, got {episode.task!r}"
+            )
+        bounds = tuple(
+            None if side is None else tuple(side.tolist())
+            for side in (episode.action_low, episode.action_high)
+        )
+        of_model = (config.action_low, config.action_high)
+        state, command = episode.state, episode.command
+        for name, expected, got in (
+            ("frame size", (size, size), episode.frames.shape[1:3]),
+            ("action size", world_model.action_size, episode.actions.shape[1]),
+            ("state size", world_model.state_size, 0 if state is None else state.shape[1]),
+            ("command size", world_model.command_size, 0 if command is None else command.shape[1]),
+            ("action bounds", of_model, of_model if None in bounds else bounds),
+        ):
+            if expected != got:
+                raise EpisodeError(
+                    f"{name}: the world model has {expected}, the {episode.behaviour} episode of "
+                    f"{episode.task}, seed {episode.seed}, has {got}"
+                )
+
+
 def imagine(
     world_model: WorldModel, episodes: Sequence[Episode], draw: bool = False
 ) -> list[Imagined]:
-    """Imagines every episode again, in their order."""
+    """Imagines every episode again, in their order.
+
+    Raises:
+        EpisodeError: An episode does not fit the world model.
+    """
+    check_fits(world_model, episodes)
     lengths = sorted({len(episode) for episode in episodes})
     done: dict[int, Imagined] = {}
     for length in lengths:

@@ -180,12 +180,13 @@ def make_policy(
 ) -> GaussianCnnPolicy:
     """Builds an untrained policy; observations `(3, H, W)` uint8, actions `(A,)` in [-1, 1]."""
     size = config.frame_size
-    return GaussianCnnPolicy(
+    policy = GaussianCnnPolicy(
         gym.spaces.Box(0, 255, (3, size, size), np.uint8),
         gym.spaces.Box(-1.0, 1.0, (config.action_size,), np.float32),
         lr_schedule,
         **policy_arguments(config),
     )
+    return policy.float()  # whatever torch's default dtype is
 
 
 def ensemble(policies: Sequence[GaussianCnnPolicy]) -> GaussianCnnPolicy:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from training import command
 from training.features_policy import (
     CRITIC_STEPS,
+    UnitActions,
     learn_critic,
     load_policy,
     make_policy,
@@ -37,7 +38,8 @@ from training.features_policy import (
 from training.locks import locked
 from training.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.records import save_record
-from training.settings import keep_settings, require_at_least
+from training.settings import SettingsError, keep_settings, require_at_least
+from world4rl_gym.arguments import composed
 from world4rl_gym.features import MemoryFeatures
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
@@ -65,8 +67,8 @@ class Args:
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
         steps: Env steps at most.
-        reward: "progress" (the env's, and in imagination what the success probability rose by),
-            "sparse" (the env's), or "zero": what PPO does of itself, for a control.
+        reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
+            PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
     """
 
@@ -80,7 +82,8 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_task(self.task)
+        if self.env == "real":
+            check_task(self.task)
         require_at_least(self, 1, "steps")
 
 
@@ -98,10 +101,12 @@ class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ProgressReward(VecEnvWrapper):
-    """Adds what the best success probability of the episode so far rose by, in log-odds.
+    """Pays for success that the memory's members agree on, and for coming nearer to it.
 
-    A success then pays at most `PROGRESS` more, and a near miss pays as well. Without it PPO finds
-    too few successes from a weak clone.
+    What counts is the members' mean probability less their deviation; of two members, that is the
+    least favourable one's. Added to success is what the best of an episode so far rose by, in
+    log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone, PPO looks for what one member
+    is wrong about; paid for success alone, it finds too little from a weak clone.
     """
 
     def reset(self) -> Any:
@@ -112,7 +117,8 @@ class ProgressReward(VecEnvWrapper):
     def step_wait(self) -> Any:
         """Passes on all but the reward."""
         observation, reward, done, infos = self.venv.step_wait()
-        chance = np.array([info["success_probability"] for info in infos])
+        chance = np.array([i["success_probability"] - i["uncertainty"] for i in infos])
+        reward = reward * (chance >= 0.5)
         chance = np.clip(chance, LEAST_CHANCE, 0.5)
         progress = 1 - np.log(chance / (1 - chance)) / np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
         best = np.maximum(self._best, progress)
@@ -150,7 +156,7 @@ def imagined_env(
         initial_frames="start" if starts is None else starts,
     )
     env.seed(seed)
-    return env
+    return UnitActions(env, world_model)
 
 
 def real_env(world_model: WorldModel, task: str, seed: int, rows: int = REAL_ROWS) -> VecEnv:
@@ -310,6 +316,10 @@ def run(args: Args) -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     with locked(args.out):
         keep_settings(args, args.out)
+        if composed(args.task) not in world_model.config.tasks:
+            raise SettingsError(
+                f"task: the world model knows {', '.join(world_model.config.tasks)}"
+            )
         make = imagined_env if args.env == "imagined" else real_env
         env = make(world_model, args.task, args.seed)
         if args.reward == "zero":

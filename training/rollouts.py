@@ -9,6 +9,7 @@ import torch
 
 from training.episodes import Episode
 from training.features_policy import Act
+from training.own_env import AnyEnv
 from training.real_env import RealEnv
 from world4rl_gym.features import MemoryFeatures
 from world4rl_gym.initial_frames import InitialFrames
@@ -31,7 +32,7 @@ def make_real_env(task: str, draw_all: bool = False) -> RealEnv:
     )
 
 
-def play(env: RealEnv, seed: int, policy: str, act: Act, world_model: WorldModel) -> Episode:
+def play(env: AnyEnv, seed: int, policy: str, act: Act, world_model: WorldModel) -> Episode:
     """One episode of a policy on features, over the whole horizon; `policy` is its name."""
     seen = MemoryFeatures(env, world_model, env.task)
     observation, _ = seen.reset(seed=seed)
@@ -44,7 +45,7 @@ def play(env: RealEnv, seed: int, policy: str, act: Act, world_model: WorldModel
 
 
 def replay(
-    env: RealEnv, seed: int, behaviour: str, actions: np.ndarray, policy: str = ""
+    env: AnyEnv, seed: int, behaviour: str, actions: np.ndarray, policy: str = ""
 ) -> Episode:
     """One episode of given actions `(T, A)`, whatever happens."""
     env.reset(seed=seed)
@@ -70,7 +71,7 @@ def perturbed(actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
-def real_starts(env: RealEnv, seeds: Sequence[int]) -> InitialFrames:
+def real_starts(env: AnyEnv, seeds: Sequence[int]) -> InitialFrames:
     """The first frames, states and commands of real start configurations."""
     frames, states, commands = [], [], []
     for seed in seeds:
@@ -86,7 +87,7 @@ def real_starts(env: RealEnv, seeds: Sequence[int]) -> InitialFrames:
 class _Recorder:
     """Collects an episode step by step; begins at the env's present first frame."""
 
-    def __init__(self, env: RealEnv) -> None:
+    def __init__(self, env: AnyEnv) -> None:
         self.env = env
         self.frames = [env.render()]
         self.states, self.commands = [env.state], [env.command]

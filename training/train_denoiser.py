@@ -19,13 +19,13 @@ import tyro
 from torch import Tensor, nn
 
 from training import command
-from training.episodes import load_episodes
+from training.episodes import EpisodeError, check_trainable, load_episodes
 from training.locks import locked
 from training.loop import fit
 from training.sequences import codes_of
 from training.settings import keep_settings, require_above, require_at_least
 from training.train_eyes import load_task_eyes
-from world4rl_gym.components import load_component, save_component
+from world4rl_gym.components import check_size, load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.scheduler import SchedulerConfig
@@ -111,7 +111,9 @@ def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Path) -> Drawn
     frames, states, codes, first, count = [], [], [], [], 0
     for task in tasks:
         own = load_task_eyes(eyes, task)
-        for episode in load_episodes(episodes, "train", [task]):
+        loaded = load_episodes(episodes, "train", [task])
+        check_trainable(episodes, task, loaded)
+        for episode in loaded:
             if episode.is_drawn:
                 frames.append(episode.frames)
                 codes.append(codes_of(own, episode.frames))
@@ -119,6 +121,8 @@ def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Path) -> Drawn
                 states.append(empty if episode.state is None else episode.state)
                 first.append(np.full(len(episode.frames), count))
                 count += len(episode.frames)
+    if not frames:
+        raise EpisodeError(f"{episodes}: expected train episodes with all their frames, got none")
     pixels = np.concatenate(frames)
     return DrawnFrames(
         channels_first(torch.from_numpy(pixels)),
@@ -154,6 +158,7 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
             denoise_blocks=args.denoise_blocks,
             residual_scale=residual_scale(data, config.sigma_data),
         )
+    check_size(denoiser)
     if args.init is not None:
         denoiser = load_component(args.init, "denoiser", Denoiser, DenoiserConfig)
         denoiser.requires_grad_(True)

@@ -17,8 +17,8 @@ import tyro
 from torch import Tensor, nn
 
 from training import command
-from training.collect_episodes import load_start_frames
-from training.episodes import load_episodes
+from training.collect_episodes import load_start_frames, start_frames_path
+from training.episodes import BEHAVIOURS, check_trainable, load_episodes
 from training.locks import locked
 from training.loop import fit
 from training.settings import keep_settings, require_above, require_at_least, require_within
@@ -119,7 +119,10 @@ class Frames:
 def load_frames(args: Args) -> tuple[Frames, Frames]:
     """Loads start frames and frames of episodes; the latter standardise the robot states."""
     first = load_start_frames(args.episodes, args.task, "train")
-    drawn = load_episodes(args.episodes, "train", [args.task], ["expert", "random"])
+    apart = start_frames_path(args.episodes, args.task, "train").exists()
+    behaviours = ("expert", "random") if apart else BEHAVIOURS  # recorded data are few: all count
+    drawn = load_episodes(args.episodes, "train", [args.task], behaviours)
+    check_trainable(args.episodes, args.task, drawn)
     states = [np.zeros((len(e.frames), 0)) if e.state is None else e.state for e in drawn]
     seen = np.concatenate(states)
     mean, deviation = seen.mean(axis=0), seen.std(axis=0).clip(1e-4)

@@ -1,9 +1,10 @@
 """Trains the memory of one task on whole episodes, open loop.
 
-    python -m training.train_memory --task hammer --eyes runs/eyes --out runs/memory/hammer
+    python -m training.train_memory --task push --episodes data/mine
 
 Nothing but the first frame's code, the robot's first state and what is done goes in; success, robot
-state and the codes of later frames supervise every decision.
+state and the codes of later frames supervise every decision. This command learns from all training
+episodes of a folder; `training.train_task_memory` also makes some, in Meta-World.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training import command
+from training.episodes import EpisodeError, check_trainable, load_episodes
+from training.locks import locked
 from training.loop import fit
-from training.sequences import Sequences, join
+from training.sequences import Sequences, join, make_sequences
+from training.settings import keep_settings, require_above, require_at_least
+from training.train_eyes import load_task_eyes
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 
 STATE_BETA = 0.2
@@ -75,7 +82,7 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
     itself and on action j, as in control by displacements (keep 1) and by targets (keep 0).
 
     Raises:
-        ValueError: A command is not such a function.
+        EpisodeError: A command is not such a function.
     """
     inside = sequences.mask.bool()
     before, after = sequences.command[:, :-1][inside], sequences.command[:, 1:][inside]
@@ -89,12 +96,18 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
     for j in range(size):
         low, high = float(after[:, j].min()), float(after[:, j].max())
         edge = 1e-4 * (high - low)
+        if high == low:  # never commanded anywhere else
+            for name in ("command_offset", "command_low", "command_high"):
+                rule[name][j] = low
+            continue
         free = (after[:, j] > low + edge) & (after[:, j] < high - edge)
+        if not bool(free.any()):  # opened or closed, nothing between
+            free = torch.ones_like(free)
         known = torch.stack([before[:, j], actions[:, j], torch.ones(len(before))], dim=1).double()
         weights = torch.linalg.lstsq(known[free], after[free, j].double()).solution
         error = known @ weights - after[:, j]
         if float(error[free].abs().quantile(0.99)) > 0.02 * float(after[:, j].std()):
-            raise ValueError(
+            raise EpisodeError(
                 f"command: component {j} is not a function of itself and of action {j}; leave the "
                 "commands out"
             )
@@ -202,3 +215,73 @@ def draw_batch(
         if count:
             parts.append(group.rows(torch.randint(len(group), (count,), generator=generator)))
     return parts[0] if len(parts) == 1 else join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.train_memory`.
+
+    Attributes:
+        task: The task.
+        episodes: Folder of episodes.
+        eyes: Folder of the task's eyes; "{task}" stands for its name.
+        out: Folder of the run; the memory appears in its `memory`. "{task}" as above.
+        steps: Optimiser steps.
+        batch_size: Episodes a step.
+        learning_rate: AdamW's, after the warm-up.
+        members: Members of the memory.
+        width: Its units.
+        seed: Seed of weights and batches.
+    """
+
+    task: str
+    episodes: Path = Path("data/episodes")
+    eyes: Path = Path("runs/eyes/{task}")
+    out: Path = Path("runs/memory/{task}")
+    steps: int = 2500
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    members: int = 2
+    width: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "steps", "batch_size", "members", "width")
+        require_above(self, 0, "learning_rate")
+
+
+def run(args: Args) -> Path:
+    """Trains the memory of one task; the same command goes on where it was stopped.
+
+    Returns:
+        The folder that holds `memory`.
+
+    Raises:
+        EpisodeError: Episodes are missing or broken, or nothing could be learned from them.
+        WorldModelError: The eyes are missing or broken.
+        SettingsError, RunError: The folder belongs to another run.
+    """
+    from training.assemble_world_model import save_task_memory  # which unrolls by this module
+
+    out = Path(str(args.out).replace("{task}", args.task))
+    episodes = load_episodes(args.episodes, "train", [args.task])
+    check_trainable(args.episodes, args.task, episodes)
+    sequences = make_sequences(episodes, load_task_eyes(args.eyes, args.task))
+    how = MemoryRun(args.steps, args.learning_rate, args.batch_size, args.seed)
+    with locked(out):
+        keep_settings(args, out, ("episodes", "eyes"))
+        memory = make_memory(sequences, args.members, args.width, args.seed)
+        train_memory(memory, [(sequences, 1.0)], how, out, f"{args.task} memory")
+        save_task_memory(memory, out / "memory")
+    print(f"done: {out / 'memory'}")
+    return out
+
+
+def main() -> None:
+    """Runs the command line."""
+    torch.set_num_threads(1)  # one process a task
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

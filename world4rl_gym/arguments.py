@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -86,3 +87,8 @@ def require_integers(config: object, **bounds: tuple[int, int]) -> None:
         value = getattr(config, name)
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")
+
+
+def composed(name: str) -> str:
+    """A task's name in one of Unicode's forms (NFC): macOS writes file names in the other."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name

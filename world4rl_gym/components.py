@@ -10,7 +10,7 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from world4rl_gym.reading import StrictFolder, WorldModelError, make_config
+from world4rl_gym.reading import LARGEST_TENSORS, StrictFolder, WorldModelError, make_config
 from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.writing import replaced_folder, write_json, write_tensors
 
@@ -78,6 +78,7 @@ def write_component(module: ModelMixin, folder: Path) -> None:
         OSError: It cannot be written.
         WorldModelError: A weight is NaN, infinite or beyond float32.
     """
+    check_size(module)
     weights = {}
     for key, value in module.state_dict().items():
         exact = value.detach().cpu()
@@ -93,6 +94,16 @@ def write_component(module: ModelMixin, folder: Path) -> None:
     config = {k: v for k, v in module.config.items() if not k.startswith("_")}
     write_json(folder / CONFIG_FILE, {"_class_name": type(module).__name__, **config})
     write_tensors(folder / WEIGHTS_FILE, weights)
+
+
+def check_size(module: nn.Module) -> None:
+    """Raises WorldModelError for a network that is too large to be loaded again."""
+    most = 4 * sum(value.numel() for value in module.state_dict().values())
+    if most > LARGEST_TENSORS:
+        raise WorldModelError(
+            f"size: {type(module).__name__} fills {most} bytes, expected at most {LARGEST_TENSORS}:"
+            " fewer tasks, smaller frames or less width"
+        )
 
 
 def round_weights(module: nn.Module) -> None:

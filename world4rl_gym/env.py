@@ -40,7 +40,8 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
     succeed in reality; the model card has the measured gap.
 
     ## Action Space
-    `Box(-1, 1, (A,), float32)`. For the embedded default A is 4: the hand's displacement in x, y
+    `Box(low, high, (A,), float32)`, with the bounds that the world model keeps in the robot's
+    units. For the embedded default they are -1 and 1 and A is 4: the hand's displacement in x, y
     and z, and the gripper's effort. Values outside are clipped.
 
     ## Observation Space
@@ -194,7 +195,7 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
         """Imagines one step.
 
         Args:
-            action: `(A,)`, cast to float32 and clipped to [-1, 1].
+            action: `(A,)`, cast to float32 and clipped to the action space's bounds.
 
         Returns:
             The observation, reward, terminated, truncated and info.
@@ -211,7 +212,8 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
             raise ValueError(
                 f"action: expected shape {self.action_space.shape}, got {action.shape}"
             )
-        result = self.imagination.step(action[None])
+        scale = self.imagination.world_model.scale_actions
+        result = self.imagination.step(scale(action[None]))
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._over = terminated or truncated
         self._show()

@@ -94,7 +94,12 @@ def make_spaces(world_model: WorldModel, obs_type: str) -> tuple[gym.Space[Any],
         observed = gym.spaces.Dict({"pixels": observed, "agent_pos": agent_pos})
     if obs_type == "features":
         observed = gym.spaces.Box(-np.inf, np.inf, (feature_size(world_model),), np.float32)
-    return observed, gym.spaces.Box(-1.0, 1.0, (world_model.action_size,), np.float32)
+    shape = (world_model.action_size,)
+    low, high = (
+        np.broadcast_to(np.asarray(side, np.float32), shape)
+        for side in (world_model.config.action_low, world_model.config.action_high)
+    )
+    return observed, gym.spaces.Box(low, high, shape, np.float32)
 
 
 def observe(imagination: Imagination, obs_type: str) -> Observation:

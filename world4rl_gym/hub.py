@@ -1,6 +1,7 @@
 """World-model and policy folders on the Hugging Face Hub: finding, downloading, uploading.
 
-Only named files travel; the Hub's cache and `HF_HUB_OFFLINE` are honoured. What the files hold is
+Only named files travel; the Hub's cache and its client's variables (`HF_HUB_OFFLINE`,
+`HF_HUB_ETAG_TIMEOUT`, `HF_TOKEN`) are honoured. What the files hold is
 checked by those who read them.
 """
 
@@ -8,10 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import queue
 import re
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.model_index import INDEX_FILE
@@ -33,6 +37,10 @@ _LARGEST_DOWNLOAD = 2**29
 _SECONDS_TO_ANSWER = 4.0
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./-]{0,250}", re.ASCII)
+_LOGIN = (
+    "log in with `hf auth login` or set HF_TOKEN; a gated repository also wants its terms "
+    "accepted, on its page"
+)
 _WAY_ON = "world_model=None uses the model embedded in the package"
 
 
@@ -116,7 +124,8 @@ def download(
 ) -> Path:
     """Brings the named files of a repository into the Hub's cache.
 
-    Where the Hub cannot be reached, what the cache holds is taken.
+    Where the Hub does not say which commit it has, what the cache holds is taken, with a warning.
+    It has 4 seconds to answer, or `HF_HUB_ETAG_TIMEOUT`.
 
     Args:
         repo_id: `owner/name`.
@@ -134,47 +143,64 @@ def download(
         not isinstance(revision, str) or not _REVISION.fullmatch(revision) or ".." in revision
     ):
         raise WorldModelError(f"revision: expected a branch, tag or commit, got {shown(revision)}")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
-    unreachable = False
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    answer = _Answer(None, False, "HF_HUB_OFFLINE is set, or the cache alone was asked for")
+    if not offline:
+        answer = _ask(repo_id, revision, names)
     try:
-        if not local_files_only:
-            local_files_only = unreachable = not _answers(repo_id, revision, names)
-        return Path(
+        folder = Path(
             snapshot_download(
                 repo_id,
                 revision=revision,
-                local_files_only=local_files_only,
+                local_files_only=not answer.reached,
                 allow_patterns=list(names),
             )
         )
-    except WorldModelError:
-        raise
     except Exception as error:  # whatever the client, or the network library below it, raises
-        reason = reason_of(error)
-        if unreachable:
-            reason = "the Hub was not reached, or HF_HUB_OFFLINE is set, and the cache lacks it"
+        reason = reason_of(error) if answer.reached else f"{answer.told}, and the cache lacks it"
         raise WorldModelError(
             f"{repo_id}: no such folder, and not to be had from the Hub"
-            f"{f' at revision {revision}' if revision else ''} ({reason}); {_WAY_ON}"
+            f"{f' at revision {revision}' if revision else ''} ({reason}{_login(error)}); {_WAY_ON}"
         ) from None
+    if not offline and folder.name not in (answer.commit, revision):
+        warnings.warn(
+            f"{repo_id}: {answer.told}; the cache's commit {folder.name} is used, which may be "
+            f"older than {revision or 'main'}",
+            stacklevel=2,
+        )
+    return folder
 
 
-def _answers(repo_id: str, revision: str | None, names: Sequence[str]) -> bool:
-    """Whether the Hub answers within seconds; what it says must be a folder of bearable size."""
+class _Answer(NamedTuple):
+    """What the Hub said of a revision: its commit; or None, whether it answered at all, and why."""
+
+    commit: str | None
+    reached: bool
+    told: str
+
+
+def _ask(repo_id: str, revision: str | None, names: Sequence[str]) -> _Answer:
+    """Asks the Hub, for some seconds; what it says must be a folder of bearable size."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    if constants.HF_HUB_OFFLINE:
-        return False
+    seconds = float(constants.HF_HUB_ETAG_TIMEOUT)
+    if seconds == constants.DEFAULT_ETAG_TIMEOUT and "HF_HUB_ETAG_TIMEOUT" not in os.environ:
+        seconds = _SECONDS_TO_ANSWER
     try:
-        info = HfApi().model_info(
-            repo_id, revision=revision, files_metadata=True, timeout=_SECONDS_TO_ANSWER
+        info = _within(
+            seconds,
+            lambda: HfApi().model_info(
+                repo_id, revision=revision, files_metadata=True, timeout=seconds
+            ),
         )
-    except HfHubHTTPError:
-        return True  # it answers; the client knows what each refusal means
-    except Exception:  # no route, no answer in time: only the cache is left
-        return False
+    except HfHubHTTPError as error:  # it answers; the client knows what each refusal means
+        return _Answer(None, True, f"the Hub refused ({reason_of(error)}{_login(error)})")
+    except Exception as error:  # no route, no answer in time: only the cache is left
+        told = f"the Hub was not reached within {seconds:g} s ({reason_of(error)})"
+        return _Answer(None, False, told)
     sizes = {
         file.rfilename: file.size or 0
         for file in info.siblings or []
@@ -190,7 +216,36 @@ def _answers(repo_id: str, revision: str | None, names: Sequence[str]) -> bool:
         raise WorldModelError(
             f"{repo_id}: size: expected at most {_LARGEST_DOWNLOAD} bytes, got {total}"
         )
-    return True
+    return _Answer(info.sha, True, f"the Hub has commit {info.sha}, which was not had")
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What a call returns or raises; TimeoutError after so long, whatever the call waits for."""
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put((call(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = results.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
+
+
+def _login(error: BaseException | None) -> str:
+    """How to log in, where an error, or what caused it, is that the Hub lets not everyone in."""
+    while error is not None:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            return f"; {_LOGIN}"
+        error = error.__cause__
+    return ""
 
 
 def upload(
@@ -238,6 +293,7 @@ def upload(
         cause = error.__cause__
         told = f"{reason_of(error)}; {reason_of(cause)}" if cause else reason_of(error)
         raise WorldModelError(
-            f"{repo_id}: was not uploaded ({told}); the same command goes on from there"
+            f"{repo_id}: was not uploaded ({told}{_login(error)}); "
+            "the same command goes on from there"
         ) from None
     return commit.oid

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from world4rl_gym.arguments import composed
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.reading import StrictFolder, WorldModelError, reason_of
 from world4rl_gym.writing import write_tensors
@@ -52,6 +53,7 @@ class InitialFrames:
     tasks: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(composed(task) for task in self.tasks))
         frames, count = self.frames, len(self.frames)
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not count:
             raise ValueError(
@@ -98,6 +100,7 @@ class InitialFrames:
             raise ValueError(f"initial_frames: expected one of {', '.join(KINDS)}, got {kind!r}")
         allowed = self.is_start.cpu().numpy() if kind == "start" else np.ones(len(self), bool)
         ids = self.task_ids.cpu().numpy()
+        tasks = [composed(task) for task in tasks]
         for task in tasks:
             if task not in self.tasks:
                 raise ValueError(f"task: expected one of {', '.join(self.tasks)}, got {task!r}")
@@ -185,7 +188,7 @@ class InitialFrames:
             WorldModelError: A file is missing, or contradicts the world model.
         """
         starts, later = counts
-        most = _MOST_BYTES // (3 * frame_size**2)
+        most = most_contexts(frame_size)
         if starts < 1 or later < 0 or starts + later > most:
             raise WorldModelError(
                 f"{files.folder}: initial_frames: expected at least 1 start and at most {most} "
@@ -225,6 +228,11 @@ class InitialFrames:
         except ValueError as error:
             raise WorldModelError(f"{path}: {error}") from None
         return loaded
+
+
+def most_contexts(frame_size: int) -> int:
+    """How many contexts of this height and width a world model may carry."""
+    return _MOST_BYTES // (3 * frame_size**2)
 
 
 def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> None:

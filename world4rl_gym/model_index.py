@@ -6,11 +6,13 @@ import dataclasses
 from typing import Any
 
 from world4rl_gym import __version__
+from world4rl_gym.arguments import composed
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
 from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
 
 FORMAT_VERSION = 2
+_FARTHEST = 1e9
 INDEX_FILE = "model_index.json"
 NETWORKS = ("eyes", "memory", "denoiser")
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
@@ -37,6 +39,9 @@ class WorldModelConfig:
         success_threshold: Success probability from which the task counts as solved.
         num_inference_steps: Default denoising steps a frame.
         provenance: Where it comes from: data, training, figures; plain JSON values.
+        action_low: Smallest value of each action component in the robot's units, or of all; the
+            memory is given actions scaled from there to -1.
+        action_high: Largest one, which becomes 1.
 
     Raises:
         ValueError: A value is out of range; the message names the field.
@@ -48,6 +53,8 @@ class WorldModelConfig:
     success_threshold: float = 0.5
     num_inference_steps: int = 1
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    action_low: tuple[float, ...] = (-1.0,)
+    action_high: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         names = self.tasks
@@ -57,9 +64,10 @@ class WorldModelConfig:
             not isinstance(n, str) or not n.isprintable() or not 1 <= len(n) <= 100 for n in names
         ):
             raise ValueError(f"tasks: expected names of 1 to 100 characters, got {shown(names)}")
+        names = tuple(composed(name) for name in names)
         if len(set(names)) != len(names):
             raise ValueError(f"tasks: expected different names, got {shown(names)}")
-        object.__setattr__(self, "tasks", tuple(names))
+        object.__setattr__(self, "tasks", names)
         for name, most in (
             ("action_repeat", 1000),
             ("max_episode_steps", 100_000),
@@ -71,6 +79,16 @@ class WorldModelConfig:
         threshold = self.success_threshold
         if type(threshold) not in (int, float) or not 0 < threshold < 1:
             raise ValueError(f"success_threshold: expected in (0, 1), got {shown(threshold)}")
+        low, high = tuple(self.action_low), tuple(self.action_high)
+        if len(low) != len(high) or not all(
+            -_FARTHEST <= a < b <= _FARTHEST for a, b in zip(low, high, strict=True)
+        ):
+            raise ValueError(
+                "action_low, action_high: expected as many of each, the low ones below the high, "
+                f"within {_FARTHEST:g}, got {shown(low)} and {shown(high)}"
+            )
+        object.__setattr__(self, "action_low", low)
+        object.__setattr__(self, "action_high", high)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +101,6 @@ class ModelIndex(WorldModelConfig):
         action_size: As in the memory's configuration.
         state_size: The same.
         command_size: The same.
-        action_low: Smallest value of an action component, -1.
-        action_high: Largest one, 1.
         initial_frames: Number of real starts and of later contexts.
         saved_with: Version of this package that wrote it.
         files: SHA-256, in hexadecimal, of every one of `PART_FILES`.
@@ -95,18 +111,16 @@ class ModelIndex(WorldModelConfig):
     action_size: int
     state_size: int
     command_size: int
-    action_low: float = -1.0
-    action_high: float = 1.0
     initial_frames: tuple[int, ...]
     saved_with: str = __version__
     files: dict[str, str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.action_low, self.action_high) != (-1, 1):
+        if len(self.action_low) not in (1, self.action_size):
             raise ValueError(
-                "action_low, action_high: expected -1 and 1, "
-                f"got {self.action_low} and {self.action_high}"
+                f"action_low: expected {self.action_size} (action_size) numbers, "
+                f"got {len(self.action_low)}"
             )
         if len(self.initial_frames) != 2:
             raise ValueError(f"initial_frames: expected two, got {shown(self.initial_frames)}")
@@ -120,12 +134,11 @@ class ModelIndex(WorldModelConfig):
         return WorldModelConfig(**{field.name: getattr(self, field.name) for field in fields})
 
     def record(self) -> dict[str, Any]:
-        """What is written to `model_index.json`."""
-        return {
-            "_class_name": "WorldModel",
-            "format_version": FORMAT_VERSION,
-            **dataclasses.asdict(self),
-        }
+        """What is written to `model_index.json`; bounds of -1 and 1 as two plain numbers."""
+        values = dataclasses.asdict(self)
+        if (self.action_low, self.action_high) == ((-1.0,), (1.0,)):
+            values.update(action_low=-1.0, action_high=1.0)
+        return {"_class_name": "WorldModel", "format_version": FORMAT_VERSION, **values}
 
 
 def read_index(files: StrictFolder) -> ModelIndex:
@@ -155,5 +168,11 @@ def read_index(files: StrictFolder) -> ModelIndex:
             f"got {shown(version)}; world4rl-gym {shown(record.get('saved_with'))} wrote it: "
             "install that release or a newer one"
         )
+    for name, only in (("action_low", -1), ("action_high", 1)):
+        value = record.get(name)
+        if type(value) in (int, float):
+            if value != only:
+                raise WorldModelError(f"{path}: {name}: expected {only} or a list, got {value}")
+            record[name] = [value]
     index: ModelIndex = make_config(ModelIndex, record, path, "WorldModel")
     return index

@@ -155,7 +155,7 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
         """Imagines one step of every row.
 
         Args:
-            actions: `(num_envs, A)`, cast to float32 and clipped to [-1, 1].
+            actions: `(num_envs, A)`, cast to float32 and clipped to the action space's bounds.
 
         Returns:
             Observations `(num_envs, ...)`, rewards float64, terminated, truncated and info.
@@ -171,7 +171,8 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
                 f"rows {np.flatnonzero(resetting).tolist()} are over; reset them with "
                 "options={'reset_mask': ...} before step()"
             )
-        result = self.imagination.step(np.asarray(actions))
+        scale = self.imagination.world_model.scale_actions
+        result = self.imagination.step(scale(np.asarray(actions)))
         reward = result.reward.cpu().numpy().astype(np.float64)
         terminated = result.terminated.cpu().numpy()
         truncated = result.truncated.cpu().numpy()

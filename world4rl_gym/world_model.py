@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world4rl_gym.actions import scaled, unscaled
+from world4rl_gym.arguments import composed
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
@@ -72,6 +74,7 @@ class WorldModel(nn.Module):
         self.initial_frames = initial_frames
         self.config = config
         frame = (3, self.frame_size, self.frame_size)
+        bounds = 1 if len(config.action_low) == 1 else self.action_size
         for field, expected, got in (
             ("eyes' tasks", len(config.tasks), eyes.config.tasks),
             ("memory's tasks", len(config.tasks), memory.config.tasks),
@@ -83,6 +86,7 @@ class WorldModel(nn.Module):
             ("initial frames' state size", self.state_size, initial_frames.state.shape[1]),
             ("initial frames' command size", self.command_size, initial_frames.command.shape[1]),
             ("initial frames' tasks", config.tasks, initial_frames.tasks),
+            ("number of action bounds", bounds, len(config.action_low)),
         ):
             if expected != got:
                 raise WorldModelError(f"{field}: expected {expected}, got {got}")
@@ -104,6 +108,15 @@ class WorldModel(nn.Module):
     def action_size(self) -> int:
         """Number of action components A."""
         return int(self.memory.config.action_size)
+
+    def scale_actions(self, actions: np.ndarray) -> np.ndarray:
+        """`(..., A)` in the robot's units, as the envs take them -> in [-1, 1], as `Imagination`
+        does and as policies on features give them."""
+        return scaled(actions, self.config.action_low, self.config.action_high)
+
+    def unscale_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The reverse of `scale_actions`, for a real robot."""
+        return unscaled(actions, self.config.action_low, self.config.action_high)
 
     @property
     def state_size(self) -> int:
@@ -137,6 +150,8 @@ class WorldModel(nn.Module):
         names = self.config.tasks
         if task is None and len(names) == 1:
             task = names[0]
+        if isinstance(task, str):
+            task = composed(task)
         if task not in names:
             raise ValueError(f"task: expected one of {', '.join(names)}, got {task!r}")
         return names.index(task)
@@ -210,7 +225,6 @@ class WorldModel(nn.Module):
         first = to_float(anchor)
         scheduler = self.scheduler
         scheduler.set_timesteps(num_inference_steps or self.config.num_inference_steps)
-        scheduler.sigmas = scheduler.sigmas.float()  # diffusers adds one of the default dtype
         sample = noise * self.scheduler_config.sigma_max
         with autocast(anchor.device):
             condition = self.denoiser.condition(first, first_code, code, state)

@@ -1,0 +1,89 @@
+"""Clones a policy on features from recorded episodes, to be refined in the world model.
+
+python -m training.clone_features --task push --world-model runs/world_model --episodes data/mine
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import tyro
+
+from training import command
+from training.episodes import EpisodeError, load_episodes
+from training.features_policy import clone_episodes, save_policy
+from training.locks import locked
+from training.outcomes import check_fits
+from training.settings import keep_settings, require_at_least
+from world4rl_gym.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.clone_features`.
+
+    Attributes:
+        task: The task.
+        world_model: Folder or Hub id; None is the embedded one.
+        episodes: Folder of episodes; the training experts that solve the task are cloned.
+        demonstrations: How many of them; None takes all.
+        out: Folder of the run; the policy appears in its `policy`. "{task}" stands for the task.
+        steps: Gradient steps.
+        seed: Seed of the network, of batches and of noise.
+    """
+
+    task: str
+    world_model: str | None = None
+    episodes: Path = Path("data/episodes")
+    demonstrations: int | None = None
+    out: Path = Path("runs/clone/{task}")
+    steps: int = 4000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "steps")
+        if self.demonstrations is not None:
+            require_at_least(self, 1, "demonstrations")
+
+
+def run(args: Args) -> Path:
+    """Clones and saves the policy.
+
+    Returns:
+        The folder that holds `policy`.
+
+    Raises:
+        EpisodeError: There are fewer demonstrations than asked for, or they do not fit the model.
+        WorldModelError: The world model cannot be loaded.
+        SettingsError: The folder holds another run.
+    """
+    out = Path(str(args.out).replace("{task}", args.task))
+    world_model = WorldModel.from_pretrained(args.world_model)
+    experts = load_episodes(args.episodes, "train", [args.task], ["expert"])
+    solved = [episode for episode in experts if episode.solved]
+    count = args.demonstrations or len(solved)
+    if not 1 <= count <= len(solved):
+        raise EpisodeError(
+            f"{args.episodes}: demonstrations: expected {args.demonstrations or 'at least 1'} "
+            f"solved expert train episodes of {args.task}, found {len(solved)}"
+        )
+    check_fits(world_model, solved)
+    with locked(out):
+        keep_settings(args, out, ("episodes",))
+        save_policy(
+            clone_episodes(solved[:count], world_model, args.steps, args.seed), out / "policy"
+        )
+    print(f"cloned {count} demonstrations of {args.task}: {out / 'policy'}")
+    return out
+
+
+def main() -> None:
+    """Runs the command line."""
+    torch.set_num_threads(1)
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
