@@ -24,6 +24,8 @@ INITIAL_FRAMES_FILES = [
     "initial_frames/anywhere.png",
 ]
 KINDS = ("start", "anywhere")
+_FIELDS = ("frames", "state", "command", "task_ids", "is_start")
+"""What there is of each context."""
 _COLUMNS = 8
 _MOST_BYTES = 2**27
 """Bytes that the frames of all contexts together may fill, repeated ones counted as often."""
@@ -80,8 +82,12 @@ class InitialFrames:
 
     def to(self, device: torch.device | str) -> InitialFrames:
         """Returns the same contexts on another device."""
-        names = ("frames", "state", "command", "task_ids", "is_start")
-        return dataclasses.replace(self, **{n: getattr(self, n).to(device) for n in names})
+        return dataclasses.replace(self, **{n: getattr(self, n).to(device) for n in _FIELDS})
+
+    def rows(self, indices: np.ndarray | Sequence[int]) -> InitialFrames:
+        """Returns the contexts of these indices, in this order."""
+        rows = torch.as_tensor(indices)
+        return dataclasses.replace(self, **{n: getattr(self, n)[rows] for n in _FIELDS})
 
     def select(self, kind: str, tasks: Sequence[str]) -> np.ndarray:
         """Returns the indices of the contexts that an episode may be drawn from.

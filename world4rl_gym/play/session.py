@@ -15,7 +15,6 @@ import numpy as np
 from world4rl_gym.arguments import check_integer
 from world4rl_gym.faces import to_pixels
 from world4rl_gym.imagination import Imagination
-from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.play.recording import Recording
 from world4rl_gym.policy import FeaturesPolicy
 from world4rl_gym.world_model import WorldModel
@@ -116,7 +115,7 @@ class Session:
         imagination = Imagination(
             1,
             self.world_model,
-            initial_frames=_one_of(contexts, index),
+            initial_frames=contexts.rows([index]),  # only its frame is looked at
             max_episode_steps=min(self.world_model.config.max_episode_steps, LONGEST),
         )
         imagination.rngs = [self._rng]
@@ -194,13 +193,6 @@ class Session:
             seconds=time.perf_counter() - begun,
             frame=frame,
         )
-
-
-def _one_of(contexts: InitialFrames, index: int) -> InitialFrames:
-    """One context by itself: only its frame is looked at."""
-    names = ("frames", "state", "command", "task_ids", "is_start")
-    part = {name: getattr(contexts, name)[index : index + 1] for name in names}
-    return dataclasses.replace(contexts, **part)
 
 
 def _is_number(value: Any) -> bool:
