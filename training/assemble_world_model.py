@@ -28,7 +28,7 @@ from training.episodes import (
     task_folder,
 )
 from training.sequences import Sequences, make_sequences
-from training.settings import SettingsError, require_at_least
+from training.settings import SettingsError, for_task, require_at_least
 from training.train_eyes import load_task_eyes
 from training.train_memory import unroll
 from world4rl_gym.actions import UNIT
@@ -310,7 +310,7 @@ def calibrated(args: Args, task: str, eyes: TaskEyes) -> tuple[TaskMemory, str]:
         WorldModelError: It is missing or broken.
         EpisodeError: There are no validation episodes.
     """
-    memory = load_task_memory(Path(str(args.memories).replace("{task}", task)) / "memory")
+    memory = load_task_memory(for_task(args.memories, task) / "memory")
     round_weights(memory)
     held_out = load_episodes(args.episodes, "validation", [task])
     plans = [episode for episode in held_out if episode.behaviour == "plan"]

@@ -16,7 +16,7 @@ from training.episodes import EpisodeError, load_episodes
 from training.features_policy import clone_episodes, save_policy
 from training.locks import locked
 from training.outcomes import check_fits
-from training.settings import keep_settings, require_at_least
+from training.settings import for_task, keep_settings, require_at_least
 from world4rl_gym.world_model import WorldModel
 
 
@@ -59,7 +59,7 @@ def run(args: Args) -> Path:
         WorldModelError: The world model cannot be loaded.
         SettingsError: The folder holds another run.
     """
-    out = Path(str(args.out).replace("{task}", args.task))
+    out = for_task(args.out, args.task)
     world_model = WorldModel.from_pretrained(args.world_model)
     experts = load_episodes(args.episodes, "train", [args.task], ["expert"])
     solved = [episode for episode in experts if episode.solved]

@@ -40,11 +40,10 @@ from training.real_env import (
     split_seeds,
 )
 from training.records import save_record
-from training.refine_policy import Point, ProgressReward, imagined_env, make_judge, refine
+from training.refine_policy import Point, refine_imagined
 from training.rollouts import make_real_env, play, real_starts
 from training.settings import SettingsError, require_at_least
 from world4rl_gym.env import ImaginedEnv
-from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
 DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
@@ -117,15 +116,16 @@ def run(args: Args) -> dict[str, Any]:
     save_policy(cloned, args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
-    rows = ProgressReward(imagined_env(world_model, args.task, args.seed))
-    judge = make_judge(world_model, args.task)
-    refined = refine(cloned, rows, args.refine_steps, args.seed, "PPO", judge)
-    rows.close()
+    refined = refine_imagined(cloned, world_model, args.task, args.refine_steps, args.seed)
     save_policy(refined.policy, args.out / "refined")
 
     say(3, "evaluate both from held-out starts")
     seeds = split_seeds("test", args.episodes, 200_000)
-    starts = _own_starts(world_model, args.task) if env is None else real_starts(env, seeds)
+    if env is None:  # those that the world model carries
+        own = world_model.initial_frames
+        starts = own.rows(own.select("start", [args.task]))
+    else:
+        starts = real_starts(env, seeds)
     report: dict[str, Any] = {
         "task": args.task,
         "world_model": args.world_model or "embedded",
@@ -190,14 +190,6 @@ def describe(report: dict[str, Any]) -> str:
             f"good, chance alone reaches {chance:.0f}"
         )
     return "\n".join(lines)
-
-
-def _own_starts(world_model: WorldModel, task: str) -> InitialFrames:
-    """The starts that the world model carries, where no real ones can be had."""
-    own = world_model.initial_frames
-    rows = torch.from_numpy(own.select("start", [task]))
-    names = ("frames", "state", "command", "task_ids", "is_start")
-    return dataclasses.replace(own, **{name: getattr(own, name)[rows] for name in names})
 
 
 def _video(

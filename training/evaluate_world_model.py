@@ -43,7 +43,7 @@ from training.own_env import AnyEnv, make_own_env
 from training.pictures import comparison_strip, join_videos, save_image, save_video
 from training.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
 from training.records import save_record
-from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
+from training.refine_policy import refine_imagined
 from training.rollouts import make_real_env, real_starts, replay
 from training.sequences import codes_of
 from training.settings import require_at_least
@@ -119,16 +119,14 @@ def fresh_plans(
     told = []
     share = args.plans // len(own)
     for index, folder in enumerate(own):
-        rows = ProgressReward(imagined_env(world_model, task, args.seed + index))
-        refined = refine(
+        refined = refine_imagined(
             load_policy(folder),
-            rows,
+            world_model,
+            task,
             args.ppo_steps,
             args.seed + index,
             f"{task} {folder.name}",
-            make_judge(world_model, task),
         )
-        rows.close()
         seeds = split_seeds(args.split, share, 30_000 + 1000 * index)
         starts = real_starts(env, seeds)
         imagination = Imagination(share, world_model, initial_frames=starts)

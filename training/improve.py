@@ -42,9 +42,9 @@ from training.locks import locked
 from training.metrics import rate
 from training.real_env import require_real_env, split_seeds
 from training.records import save_record
-from training.refine_policy import ProgressReward, imagined_env, make_judge, refine
+from training.refine_policy import refine_imagined
 from training.rollouts import make_real_env, play
-from training.sequences import Sequences, make_sequences
+from training.sequences import Sequences, join, make_sequences
 from training.settings import keep_settings, require_at_least
 from training.train_memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
@@ -100,12 +100,10 @@ def refined_in(
     """The policy refined in this world model; read from `folder` where it is done."""
     if folder.exists():
         return load_policy(folder)
-    rows = ProgressReward(imagined_env(world_model, args.task, args.seed))
-    judge = make_judge(world_model, args.task)
-    refined = refine(policy, rows, args.steps, args.seed, folder.parent.name, judge)
-    rows.close()
-    save_policy(refined.policy, folder)
-    return refined.policy
+    name = folder.parent.name
+    refined = refine_imagined(policy, world_model, args.task, args.steps, args.seed, name).policy
+    save_policy(refined, folder)
+    return refined
 
 
 def real_episodes(
@@ -187,8 +185,7 @@ def rehearsed(
                 **stacked,
             )
         )
-    fields = [f.name for f in dataclasses.fields(Sequences)]
-    return Sequences(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
+    return join(parts)
 
 
 def learned_on(

@@ -293,6 +293,31 @@ def make_judge(world_model: WorldModel, task: str) -> Callable[[ActorCriticPolic
     return judge
 
 
+def refine_imagined(
+    policy: ActorCriticPolicy,
+    world_model: WorldModel,
+    task: str,
+    steps: int,
+    seed: int,
+    name: str = "PPO",
+) -> Refined:
+    """Refines a copy of the policy in the world model: paid for progress, judged on the way.
+
+    Args:
+        policy: The clone; it is not changed.
+        world_model: Where it acts.
+        task: The task.
+        steps: Env steps at most.
+        seed: Of PPO and of the starts.
+        name: Of the progress bar.
+    """
+    rows = ProgressReward(imagined_env(world_model, task, seed))
+    try:
+        return refine(policy, rows, steps, seed, name, make_judge(world_model, task))
+    finally:
+        rows.close()
+
+
 def copy_of(policy: ActorCriticPolicy) -> ActorCriticPolicy:
     """A policy of the same weights that shares nothing; SB3's own cannot be deep-copied."""
     sizes = policy.observation_space.shape, policy.action_space.shape

@@ -33,12 +33,11 @@ from training.metrics import Rate, rate
 from training.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.records import save_record
 from training.refine_policy import (
-    ProgressReward,
     ZeroReward,
     imagined_env,
-    make_judge,
     real_env,
     refine,
+    refine_imagined,
 )
 from training.rollouts import make_real_env, real_starts
 from training.settings import SettingsError, differences, require_at_least
@@ -178,19 +177,18 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> ActorCr
     if name == "cloned":
         policy = clone_episodes(demonstrations_of(args, cell), world_model, seed=cell.draw)
     else:
-        make = real_env if name == "real_twin" else imagined_env
-        rows = make(world_model, cell.task, cell.seed)
-        if name != "real_twin":
-            rows = ZeroReward(rows) if name == "zero_reward" else ProgressReward(rows)
-        policy = refine(
-            train(args, cell, "cloned", world_model),
-            rows,
-            args.steps,
-            cell.seed,
-            f"{cell.name} {name}",
-            make_judge(world_model, cell.task) if name == "refined" else None,
-        ).policy
-        rows.close()
+        cloned, title = train(args, cell, "cloned", world_model), f"{cell.name} {name}"
+        if name == "refined":
+            policy = refine_imagined(
+                cloned, world_model, cell.task, args.steps, cell.seed, title
+            ).policy
+        else:
+            make = real_env if name == "real_twin" else imagined_env
+            rows = make(world_model, cell.task, cell.seed)
+            if name == "zero_reward":
+                rows = ZeroReward(rows)
+            policy = refine(cloned, rows, args.steps, cell.seed, title).policy
+            rows.close()
     save_policy(policy, folder)
     return policy
 

@@ -47,6 +47,11 @@ def require_below_one(args: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected in [0, 1), got {value}")
 
 
+def for_task(folder: Path, task: str) -> Path:
+    """The folder with the task's name where it says "{task}"."""
+    return Path(str(folder).replace("{task}", task))
+
+
 def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
     """Names what differs between settings as they are kept and as they are asked; "" if nothing."""
     return "; ".join(

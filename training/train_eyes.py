@@ -21,7 +21,13 @@ from training.collect_episodes import load_start_frames, start_frames_path
 from training.episodes import BEHAVIOURS, check_trainable, load_episodes
 from training.locks import locked
 from training.loop import fit
-from training.settings import keep_settings, require_above, require_at_least, require_within
+from training.settings import (
+    for_task,
+    keep_settings,
+    require_above,
+    require_at_least,
+    require_within,
+)
 from world4rl_gym.components import load_component, round_weights, save_component
 from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
 from world4rl_gym.pixels import channels_first, to_float
@@ -145,7 +151,7 @@ def train(args: Args) -> Path:
         EpisodeError: Frames are missing or broken.
         SettingsError, RunError: The folder belongs to another run.
     """
-    out = Path(str(args.out).replace("{task}", args.task))
+    out = for_task(args.out, args.task)
     starts, later = load_frames(args)
     mean = (starts.pixels.float().mean(dim=0) / 127.5 - 1).to(args.device)
     with torch.random.fork_rng(devices=[]):
@@ -202,7 +208,7 @@ def load_task_eyes(folder: Path, task: str) -> TaskEyes:
     Raises:
         WorldModelError: They are missing or broken.
     """
-    place = Path(str(folder).replace("{task}", task))
+    place = for_task(folder, task)
     return load_component(place, "eyes", Eyes, EyesConfig).task(0)
 
 

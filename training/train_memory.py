@@ -24,7 +24,7 @@ from training.episodes import EpisodeError, check_trainable, load_episodes
 from training.locks import locked
 from training.loop import fit
 from training.sequences import Sequences, join, make_sequences
-from training.settings import keep_settings, require_above, require_at_least
+from training.settings import for_task, keep_settings, require_above, require_at_least
 from training.train_eyes import load_task_eyes
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 
@@ -263,7 +263,7 @@ def run(args: Args) -> Path:
     """
     from training.assemble_world_model import save_task_memory  # which unrolls by this module
 
-    out = Path(str(args.out).replace("{task}", args.task))
+    out = for_task(args.out, args.task)
     episodes = load_episodes(args.episodes, "train", [args.task])
     check_trainable(args.episodes, args.task, episodes)
     sequences = make_sequences(episodes, load_task_eyes(args.eyes, args.task))

@@ -31,12 +31,10 @@ from training.assemble_world_model import (
 from training.episodes import Episode, load_episode
 from training.features_policy import (
     CRITIC_STEPS,
-    clone,
+    clone_episodes,
     disturbed,
-    features_of,
     learn_critic,
     load_policy,
-    make_policy,
     make_ppo,
     mean_actions,
     plan,
@@ -49,7 +47,7 @@ from training.records import save_record
 from training.refine_policy import ProgressReward, copy_of, imagined_env
 from training.rollouts import make_real_env, outcomes, perturbed, play, real_starts, replay
 from training.sequences import Sequences, make_sequences
-from training.settings import SettingsError, keep_settings, require_at_least
+from training.settings import SettingsError, for_task, keep_settings, require_at_least
 from training.train_eyes import load_task_eyes
 from training.train_memory import MemoryRun, make_memory, train_memory, unroll
 from world4rl_gym.imagination import Imagination
@@ -122,7 +120,7 @@ class Builder:
 
     def __init__(self, args: Args) -> None:
         self.args = args
-        self.out = Path(str(args.out).replace("{task}", args.task))
+        self.out = for_task(args.out, args.task)
         self.folder = args.episodes / args.task / "train"
         if args.world_model is None:
             self.eyes = load_task_eyes(args.eyes, args.task)
@@ -154,16 +152,20 @@ class Builder:
     def clones(self) -> list[Path]:
         """Folders of the clones, made where they are missing."""
         args = self.args
-        experts = make_sequences(self.episodes("expert")[: max(args.demonstrations)], self.eyes)
+        experts = self.episodes("expert")
+        if len(experts) < max(args.demonstrations):
+            raise SettingsError(
+                f"demonstrations: {self.folder} holds {len(experts)} expert episodes, expected at "
+                f"least {max(args.demonstrations)}"
+            )
+        world_model = self.draft(self.first)
         folders = []
         for count in args.demonstrations:
             folder = self.out / f"clone-{count}"
             folders.append(folder)
             if folder.exists():
                 continue
-            seen, done = features_of(self.first, experts.rows(torch.arange(count)), 50)
-            policy = make_policy(seen.shape[1], done.shape[1], args.seed + count)
-            clone(policy, seen, done, seed=args.seed + count)
+            policy = clone_episodes(experts[:count], world_model, seed=args.seed + count)
             save_policy(policy, folder)
         return folders
 
