@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +76,6 @@ def make_tiny_world_model(
         num_inference_steps=2,
     )
     return WorldModel(eyes, memory, denoiser, SchedulerConfig(), initial_frames, config)
-
-
-@pytest.fixture(autouse=True)
-def own_threads() -> Iterator[None]:
-    """Commands set how many threads torch has; the next test has as many as the first."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

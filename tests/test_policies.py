@@ -36,14 +36,17 @@ def test_cloning_twice_gives_the_same_policy_on_any_number_of_cores(tmp_path: Pa
     first, _ = clone_policy.clone(clone_args(tmp_path), episodes)
     torch.rand(7)
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone, _ = clone_policy.clone(clone_args(tmp_path), episodes)
     torch.set_num_threads(threads + 1)
     try:
         second, _ = clone_policy.clone(clone_args(tmp_path), episodes)
         assert torch.get_num_threads() == threads + 1
     finally:
         torch.set_num_threads(threads)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+    for a, b, c in zip(first.parameters(), second.parameters(), alone.parameters(), strict=True):
         assert torch.equal(a, b)
+        assert torch.equal(a, c)
 
 
 def test_the_deviation_is_capped_at_one() -> None:

@@ -79,8 +79,12 @@ def decisions(episodes: Sequence[Episode]) -> tuple[torch.Tensor, torch.Tensor]:
     return channels_first(torch.from_numpy(frames)), torch.from_numpy(actions)
 
 
+@_one_thread()
 def clone(args: Args, episodes: Sequence[Episode]) -> tuple[GaussianCnnPolicy, PolicyConfig]:
-    """Fits a new policy to the episodes' actions; returns it with its configuration."""
+    """Fits a new policy to the episodes' actions; returns it with its configuration.
+
+    On one thread, as `fit`: how orthogonal weights are drawn depends on their number too.
+    """
     frames, actions = decisions(episodes)
     config = PolicyConfig(args.task, frames.shape[-1], actions.shape[-1])
     with torch.random.fork_rng(devices=[]):
