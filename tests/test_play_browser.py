@@ -38,6 +38,8 @@ def start_play(*arguments: str) -> tuple[subprocess.Popen[str], str]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Ctrl+C is ignored by what a shell has put in the background, these tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     found = re.search(r"http://127\.0\.0\.1:\d+/\S+/", process.stdout.readline())
