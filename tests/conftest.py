@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from training.policy import make_policy, save_policy
-from training.policy_network import PolicyConfig
 from world4rl_gym.denoiser import Denoiser
 from world4rl_gym.eyes import Eyes
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import Memory
+from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.world_model import WorldModel, WorldModelConfig
 
@@ -101,8 +100,5 @@ def model_folder(tiny_folder: str, tmp_path: Path) -> Path:
 @pytest.fixture
 def cloned(tmp_path: Path) -> Path:
     """Folder of an untrained policy that fits the tiny world model."""
-    config = PolicyConfig("push", SIZE, ACTIONS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_policy(make_policy(config), config, tmp_path / "cloned")
+    make_policy(policy_config(make_tiny_world_model(), "push")).save_pretrained(tmp_path / "cloned")
     return tmp_path / "cloned"

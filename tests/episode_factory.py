@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.episodes import Episode
+from training.data.episodes import Episode
 
 SIZE, HORIZON, ACTIONS = 16, 8, 3
 

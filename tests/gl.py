@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from training.real_env import choose_gl_backend
+from training.envs.real_env import choose_gl_backend
 
 needs_gl = pytest.mark.skipif(choose_gl_backend() is None, reason="no GL library renders here")

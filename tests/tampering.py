@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,3 +116,14 @@ def edit_tensors(
     altered = bytearray(body)
     change(header, altered)
     write(folder, name, join(header, bytes(altered)))
+
+
+@contextlib.contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Makes files beyond `size` bytes impossible, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fresh_process import ROOT, run_python
 from PIL import Image
 
-from training.features_policy import make_policy, mean_actions, save_policy
 from world4rl_gym import WorldModel
-from world4rl_gym.features import feature_size
-from world4rl_gym.policy import FeaturesPolicy
-from world4rl_gym.reading import WorldModelError
+from world4rl_gym.policy import make_policy, policy_config
 
 
 def run_cli(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
@@ -35,7 +30,7 @@ def run_cli(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]
 @pytest.fixture
 def policy_folder(tiny_world_model: WorldModel, tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
-    save_policy(make_policy(feature_size(tiny_world_model), 3), folder)
+    make_policy(policy_config(tiny_world_model, "push")).save_pretrained(folder)
     return folder
 
 
@@ -149,23 +144,3 @@ def test_doctor_tells_what_is_there_and_what_its_lack_costs() -> None:
         assert f"  {name}" in done.stdout
     assert "--  display" in done.stdout
     assert "no window" in done.stdout
-
-
-def test_a_policy_acts_as_the_one_that_was_saved(
-    tiny_world_model: WorldModel, policy_folder: Path
-) -> None:
-    import torch
-
-    seen = torch.randn(5, feature_size(tiny_world_model))
-    acted = FeaturesPolicy(policy_folder, tiny_world_model).act(seen)
-    own = make_policy(feature_size(tiny_world_model), 3)
-    np.testing.assert_allclose(acted, mean_actions(own)(seen.numpy()), atol=1e-6)
-
-
-def test_a_policy_of_another_world_model_is_refused(
-    tiny_world_model: WorldModel, policy_folder: Path
-) -> None:
-    config = policy_folder / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "action_size": 4}))
-    with pytest.raises(WorldModelError, match="action_size: expected 3, got 4"):
-        FeaturesPolicy(policy_folder, tiny_world_model)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training import command
-from training.settings import SettingsError
+from training.runs import command
+from training.runs.settings import SettingsError
 
 
 def test_an_error_that_explains_itself_ends_in_one_line(tmp_path: Path) -> None:

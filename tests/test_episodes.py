@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from episode_factory import HORIZON, make_episode, write_episodes
 
-from training.episodes import Episode, EpisodeError, load_episode, load_episodes, require_disjoint
+from training.data.episodes import (
+    Episode,
+    EpisodeError,
+    load_episode,
+    load_episodes,
+    require_disjoint,
+)
 
 
 def test_episode_survives_the_disk_without_loss(tmp_path: Path) -> None:

@@ -24,10 +24,9 @@ from test_loading_folders import contents, unprivileged
 
 import world4rl_gym
 import world4rl_gym.hub
-from training.policy import GaussianCnnPolicy, PolicyError, make_policy
-from training.policy_network import PolicyConfig
 from world4rl_gym import pretrained
 from world4rl_gym.model_index import ALL_FILES, PART_FILES
+from world4rl_gym.policy import Policy, PolicyConfig, make_policy
 from world4rl_gym.pretrained import PretrainedModel
 from world4rl_gym.world_model import WorldModel, WorldModelError
 
@@ -370,13 +369,14 @@ def test_push_to_hub_tells_why_not(hub: HubServer, tiny_world_model, client) -> 
 
 
 def test_a_policy_travels_too(hub: HubServer) -> None:
-    policy = make_policy(PolicyConfig("push", 16, 3, features=16, hidden=8))
+    policy = make_policy(PolicyConfig("push", "pixels", 3, frame_size=16, width=8))
     commit = policy.push_to_hub("someone/their-policy")
-    loaded = GaussianCnnPolicy.from_pretrained("someone/their-policy", revision=commit)
+    loaded = Policy.from_pretrained("someone/their-policy", revision=commit)
     state = loaded.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in policy.state_dict().items())
-    with pytest.raises(PolicyError):
-        GaussianCnnPolicy.from_pretrained("someone/no-policy")
+    assert loaded.name == "someone/their-policy"
+    with pytest.raises(WorldModelError):
+        Policy.from_pretrained("someone/no-policy")
     with pytest.raises(WorldModelError, match="safetensors"):
         WorldModel.from_pretrained("someone/their-policy")
 

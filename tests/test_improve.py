@@ -12,17 +12,16 @@ import torch
 from conftest import make_tiny_world_model
 from gl import needs_gl
 
-from training.features_policy import make_policy, mean_actions
 from training.improve import Args, rehearsed, run
-from training.train_memory import unroll
-from world4rl_gym.features import feature_size
+from training.world_model.memory import unroll
+from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.world_model import WorldModel
 
 
 def test_what_is_rehearsed_is_what_the_memory_imagines() -> None:
     world_model = make_tiny_world_model()
-    act = mean_actions(make_policy(feature_size(world_model), world_model.action_size))
-    own = rehearsed(world_model, "push", [act, act], count=3, seed=0)
+    policy = make_policy(policy_config(world_model, "push"))
+    own = rehearsed(world_model, "push", [policy, policy], count=3, seed=0)
     assert len(own) == 6
     told = unroll(world_model.task_memory("push"), own)
     assert torch.allclose(told.state.mean(dim=2), own.state[:, 1:], atol=1e-5)

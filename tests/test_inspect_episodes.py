@@ -12,7 +12,7 @@ from episode_factory import make_episode, write_episodes
 from recorded_data import LEROBOT
 
 from training import import_episodes
-from training.episodes import EpisodeError
+from training.data.episodes import EpisodeError
 from training.inspect_episodes import Args, inspect, run
 
 

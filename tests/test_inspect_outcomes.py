@@ -18,8 +18,7 @@ from episode_factory import HORIZON, SIZE, make_episode
 from gl import needs_gl
 from PIL import Image
 
-from training.demo import DEMONSTRATIONS
-from training.episodes import Episode, load_episodes
+from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
 from training.inspect_outcomes import Args, drawn_again, run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import importlib.util
 import os
-import resource
 import shutil
 import signal
 import stat
@@ -24,7 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tiny_world_model
-from tampering import DENOISER, INDEX, load_refused, refused
+from tampering import DENOISER, INDEX, files_limited_to, load_refused, refused
 
 import world4rl_gym
 from world4rl_gym.components import save_component
@@ -193,17 +192,6 @@ def test_a_no_permission_to_save(shared_folder: Path, tiny_world_model, mode: in
 
 
 # -------------------------------------------------------------------------------- whole or not
-
-
-@contextlib.contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Makes files beyond `size` bytes impossible, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 60_000])
@@ -471,7 +459,7 @@ def test_fault_20_locks_as_on_windows(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "fcntl", None)  # its import fails
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    spec = importlib.util.find_spec("training.locks")
+    spec = importlib.util.find_spec("training.runs.locks")
     assert spec is not None and spec.loader is not None
     locks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(locks)

@@ -11,12 +11,12 @@ import torch
 from episode_factory import make_episode
 
 from training import train_eyes
-from training.assemble_world_model import calibrate, load_task_memory, save_task_memory
-from training.collect_episodes import start_frames_path
-from training.episodes import Episode, EpisodeError
-from training.metrics import auroc
-from training.sequences import Sequences, make_sequences
-from training.train_memory import MemoryRun, command_rule, make_memory, train_memory, unroll
+from training.data.episodes import Episode, EpisodeError
+from training.data.sequences import Sequences, make_sequences
+from training.data.start_frames import start_frames_path
+from training.evaluation.metrics import auroc
+from training.world_model.assembly import calibrate, load_task_memory, save_task_memory
+from training.world_model.memory import MemoryRun, command_rule, make_memory, train_memory, unroll
 from world4rl_gym.eyes import Eyes, TaskEyes
 
 
@@ -123,7 +123,7 @@ def test_eyes_train_from_frames_alone_and_code_what_moves(tmp_path: Path) -> Non
     args = train_eyes.Args(
         "push", tmp_path / "data", tmp_path / "eyes", code_size=4, width=8, steps=150
     )
-    trained = train_eyes.load_task_eyes(train_eyes.train(args), "push")
+    trained = load_task_eyes(train_eyes.train(args), "push")
     codes = trained.encode(torch.from_numpy(frames).permute(0, 3, 1, 2))
     row = torch.tensor([float(np.flatnonzero(f[:, :, 0].max(axis=1) > 200)[0]) for f in frames])
     known = torch.cat([codes, torch.ones(64, 1)], dim=1)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from training.formatting import format_points, format_rate
-from training.metrics import (
+from training.evaluation.formatting import format_points, format_rate
+from training.evaluation.metrics import (
     auroc,
     expected_calibration_error,
     maximum_rank_violation,

@@ -22,18 +22,18 @@ from recorded_data import LEROBOT
 
 from training import (
     assemble_world_model,
-    clone_features,
+    clone_policy,
     evaluate_policy,
     evaluate_world_model,
     train_denoiser,
     train_eyes,
     train_memory,
 )
-from training.episodes import Episode, EpisodeError, load_episodes, task_names
-from training.features_policy import UnitActions
-from training.own_env import OwnEnvError, make_own_env
-from training.refine_policy import imagined_env
-from training.settings import SettingsError
+from training.data.episodes import Episode, EpisodeError, load_episodes, task_names
+from training.envs.own_env import OwnEnvError, make_own_env
+from training.policies.ppo import UnitActions
+from training.policies.refinement import imagined_env
+from training.runs.settings import SettingsError
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames, most_contexts
@@ -60,7 +60,7 @@ def commands(task: str = "push") -> list[list[str]]:
         ["train_memory", "--task", task, "--episodes", "data/mine", *tiny, "--width", "16"],
         ["train_denoiser", "--tasks", task, "--episodes", "data/mine", *tiny, "--width", "8"],
         ["assemble_world_model", "--tasks", task, "--episodes", "data/mine", "--anywhere", "4"],
-        ["clone_features", "--task", task, *model, "--episodes", "data/mine", "--steps", "300"],
+        ["clone_policy", "--task", task, *model, "--episodes", "data/mine", "--steps", "300"],
         [
             *("refine_policy", "--task", task, *model, "--policy", f"runs/clone/{task}/policy"),
             *("--out", f"runs/refined/{task}", "--steps", "3200"),
@@ -468,8 +468,8 @@ def test_fault_18_bounds_of_minus_1_and_1_are_the_default(tmp_path: Path) -> Non
 
 
 def test_a_clone_needs_solved_experts(walked: Path, tmp_path: Path) -> None:
-    args = clone_features.Args(
+    args = clone_policy.Args(
         "push", str(walked / "runs" / "world_model"), walked / "data" / "mine", 9, tmp_path / "out"
     )
     with pytest.raises(EpisodeError, match="demonstrations: expected 9 solved .*found 8"):
-        clone_features.run(args)
+        clone_policy.run(args)

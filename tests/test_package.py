@@ -11,9 +11,8 @@ import gymnasium as gym
 import pytest
 
 import world4rl_gym
-from training.demo import DEMONSTRATIONS
-from training.episodes import load_episodes
-from training.real_env import TASKS
+from training.data.episodes import DEMONSTRATIONS, load_episodes
+from training.envs.real_env import TASKS
 from world4rl_gym import WorldModel
 from world4rl_gym.hub import EMBEDDED
 

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 from fresh_process import ROOT
 
-from training.episodes import load_episode
-from training.features_policy import make_policy, save_policy
+from training.data.episodes import load_episode
 from world4rl_gym import WorldModel
-from world4rl_gym.features import feature_size
+from world4rl_gym.policy import make_policy, policy_config
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytest.importorskip("aiohttp")
@@ -236,7 +235,7 @@ def test_a_gamepad_drives(page: Any, address: str, tmp_path: Path) -> None:
 def test_a_policy_drives_until_a_key_overrules_it(
     page: Any, tiny_folder: str, tiny_world_model: WorldModel, tmp_path: Path
 ) -> None:
-    save_policy(make_policy(feature_size(tiny_world_model), 3), tmp_path / "mine")
+    make_policy(policy_config(tiny_world_model, "push")).save_pretrained(tmp_path / "mine")
     process, own = start_play(tiny_folder, "--policy", str(tmp_path / "mine"), "--task", "pull")
     try:
         page.goto(own)

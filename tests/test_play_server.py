@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.episodes import load_episode
-from training.features_policy import make_policy, save_policy
+from training.data.episodes import load_episode
 from world4rl_gym import WorldModel
-from world4rl_gym.features import feature_size
-from world4rl_gym.policy import FeaturesPolicy
+from world4rl_gym.policy import Policy, make_policy, policy_config
 
 aiohttp = pytest.importorskip("aiohttp")
 from aiohttp import web  # noqa: E402
@@ -65,9 +63,7 @@ class Visitor:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    world_model: WorldModel, policy: FeaturesPolicy | None = None
-) -> AsyncIterator[Visitor]:
+async def serving(world_model: WorldModel, policy: Policy | None = None) -> AsyncIterator[Visitor]:
     player = server.Player(world_model, policy, name="tiny", task="push", token=TOKEN)
     runner = web.AppRunner(player.make_app(), access_log=None, shutdown_timeout=1)
     await runner.setup()
@@ -83,7 +79,7 @@ async def serving(
 def visit(
     world_model: WorldModel,
     visitor: Callable[[Visitor], Awaitable[None]],
-    policy: FeaturesPolicy | None = None,
+    policy: Policy | None = None,
 ) -> None:
     """Runs a visit to a server of its own."""
 
@@ -155,8 +151,8 @@ def test_two_tabs_do_not_disturb_each_other(tiny_world_model: WorldModel) -> Non
 
 
 def test_a_policy_drives_and_is_overruled(tiny_world_model: WorldModel, tmp_path: Path) -> None:
-    save_policy(make_policy(feature_size(tiny_world_model), 3), tmp_path / "mine")
-    policy = FeaturesPolicy(tmp_path / "mine", tiny_world_model)
+    make_policy(policy_config(tiny_world_model, "push")).save_pretrained(tmp_path / "mine")
+    policy = Policy.from_pretrained(tmp_path / "mine")
 
     async def visitor(visitor: Visitor) -> None:
         tab = await visitor.greeted()

@@ -19,8 +19,9 @@ from tampering import DENOISER, edit_json
 from test_hub import REPO, cache, client, equal, hub  # noqa: F401  (fixtures)
 from test_loading_folders import contents
 
-from training import command, publish
-from training.model_card import model_card
+from training import publish
+from training.evaluation.model_card import model_card
+from training.runs import command
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.model_index import ALL_FILES
 from world4rl_gym.world_model import WorldModel, WorldModelError

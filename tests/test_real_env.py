@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gl import needs_gl
 
-from training.real_env import (
+from training.envs.real_env import (
     SPLIT_SEEDS,
     TASKS,
     RealEnvUnavailableError,
@@ -33,7 +33,7 @@ def test_splits_never_share_a_seed() -> None:
 
 def test_without_gl_it_says_what_to_install() -> None:
     script = (
-        "from training.real_env import RealEnvUnavailableError, require_real_env\n"
+        "from training.envs.real_env import RealEnvUnavailableError, require_real_env\n"
         "try: require_real_env()\n"
         "except RealEnvUnavailableError as error: print(error)"
     )
@@ -51,7 +51,7 @@ def test_without_gl_it_says_what_to_install() -> None:
 def test_fault_24_another_pyopengl_platform_does_not_hide_a_backend(given: bool) -> None:
     found = os.environ["MUJOCO_GL"]
     script = (
-        "from training.real_env import RealEnv, require_real_env\n"
+        "from training.envs.real_env import RealEnv, require_real_env\n"
         "require_real_env()\n"
         "env = RealEnv('hammer'); env.reset(seed=0); env.close(); print('rendered')"
     )
@@ -71,7 +71,7 @@ def test_fault_24_another_pyopengl_platform_does_not_hide_a_backend(given: bool)
 )
 def test_fault_25_nothing_is_printed_at_exit(end: str) -> None:
     script = (
-        "from training.real_env import RealEnv\n"
+        "from training.envs.real_env import RealEnv\n"
         "envs = [RealEnv('hammer'), RealEnv('soccer')]\n"
         "for env in envs: env.reset(seed=0)\n"
         f"{end}"
@@ -82,7 +82,7 @@ def test_fault_25_nothing_is_printed_at_exit(end: str) -> None:
 
 @needs_gl
 def test_fault_05_infos_always_have_the_same_keys() -> None:
-    from training.real_env import RealEnv
+    from training.envs.real_env import RealEnv
 
     env = RealEnv("hammer", drawn="first")
     _, info = env.reset(seed=3)
@@ -93,7 +93,7 @@ def test_fault_05_infos_always_have_the_same_keys() -> None:
 
 @needs_gl
 def test_a_seed_fixes_the_start_whatever_came_before() -> None:
-    from training.real_env import RealEnv
+    from training.envs.real_env import RealEnv
 
     require_real_env()
     env = RealEnv("coffee-pull")
@@ -115,7 +115,7 @@ def test_a_seed_fixes_the_start_whatever_came_before() -> None:
 
 @needs_gl
 def test_frames_are_averages_of_larger_ones() -> None:
-    from training.real_env import SUPERSAMPLING, RealEnv
+    from training.envs.real_env import SUPERSAMPLING, RealEnv
 
     require_real_env()
     env = RealEnv("lever-pull")
@@ -133,7 +133,7 @@ def test_frames_are_averages_of_larger_ones() -> None:
 
 @needs_gl
 def test_the_expert_solves_and_success_terminates() -> None:
-    from training.real_env import RealEnv
+    from training.envs.real_env import RealEnv
 
     env = RealEnv("handle-pull")
     try:
@@ -152,7 +152,7 @@ def test_the_expert_solves_and_success_terminates() -> None:
 
 @needs_gl
 def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
-    from training.episodes import load_episodes
+    from training.data.episodes import load_episodes
 
     def collect(*flags: str) -> str:
         command = [sys.executable, "-m", "training.collect_episodes", "--tasks", "door-lock"]
@@ -180,12 +180,12 @@ def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
 
 @needs_gl
 def test_a_recorded_episode_done_again_is_the_same() -> None:
-    from training.collect_episodes import Args, collect_episode, make_actor
-    from training.rollouts import make_real_env, replay
+    from training.envs.rollouts import make_real_env, record, replay
+    from training.envs.scripted import scripted
 
     env = make_real_env("door-lock", draw_all=True)
     try:
-        played = collect_episode(env, 3, "expert", make_actor(Args(), env, 3))
+        played = record(env, 3, "expert", scripted("expert", env, 3))
         again = replay(env, 3, "replay", played.actions)
         env.drawn = "first"
         unseen = replay(env, 3, "replay", played.actions)
@@ -201,7 +201,7 @@ def test_a_recorded_episode_done_again_is_the_same() -> None:
 
 @needs_gl
 def test_the_robots_state_is_observed_where_asked() -> None:
-    from training.real_env import RealEnv
+    from training.envs.real_env import RealEnv
 
     env = RealEnv("hammer", obs_type="pixels_agent_pos", drawn="first")
     try:
@@ -218,7 +218,7 @@ def test_the_robots_state_is_observed_where_asked() -> None:
 
 @needs_gl
 def test_the_object_is_drawn_where_the_camera_is_said_to_see_it() -> None:
-    from training.real_env import RealEnv, to_pixels
+    from training.envs.real_env import RealEnv, to_pixels
 
     env = RealEnv("soccer")
     try:

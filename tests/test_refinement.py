@@ -16,31 +16,22 @@ import torch
 from conftest import make_tiny_world_model
 from gl import needs_gl
 
-from training.features_policy import (
-    clone,
-    disturbed,
-    learn_critic,
-    load_policy,
-    make_policy,
-    make_ppo,
-    mean_actions,
-    plan,
-    save_policy,
-)
-from training.refine_policy import (
+from training.data.episodes import DEMONSTRATIONS
+from training.envs.rollouts import Disturbed, perturbed, plan
+from training.policies.imitation import fit
+from training.policies.ppo import learn_critic, make_ppo, policy_of
+from training.policies.refinement import (
     LEAST_CHANCE,
     PROGRESS,
-    Args,
     ProgressReward,
     ZeroReward,
     imagined_env,
     make_judge,
     refine,
-    run,
 )
-from training.rollouts import perturbed
-from world4rl_gym.features import feature_size
+from training.refine_policy import Args, run
 from world4rl_gym.imagination import Imagination
+from world4rl_gym.policy import Policy, PolicyConfig, make_policy, policy_config
 from world4rl_gym.world_model import WorldModel
 
 ROOT = Path(__file__).parent.parent
@@ -55,28 +46,28 @@ def test_cloning_fits_the_mean_action() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = torch.randn(300, 5, generator=generator)
     done = torch.tanh(seen[:, :2])
-    policy = make_policy(5, 2)
-    clone(policy, seen, done, steps=400)
-    told = torch.from_numpy(mean_actions(policy)(seen.numpy()))
+    policy = make_policy(PolicyConfig(action_size=2, vector_size=5))
+    fit(policy, (None, seen), done, steps=400)
+    told = torch.from_numpy(policy.act(seen.numpy()))
     assert float((told - done).abs().mean()) < 0.1
 
 
 def test_the_critic_learns_alone(world_model: WorldModel) -> None:
     env = imagined_env(world_model, "push", seed=0, rows=64)
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    policy = make_policy(policy_config(world_model, "push"))
     ppo = make_ppo(policy, env, seed=0)
+    critic = ppo.policy.value_net.weight.clone()
     learn_critic(ppo, 3200)
-    cloned, after = policy.state_dict(), ppo.policy.state_dict()
-    for name, value in after.items():
-        assert torch.equal(value, cloned[name]) == ("value" not in name), name
-    before = after["action_net.weight"].clone()
+    assert not torch.equal(ppo.policy.value_net.weight, critic)
+    for name, value in policy_of(ppo, policy).state_dict().items():
+        assert torch.equal(value, policy.state_dict()[name]), name
     ppo.learn(3200, reset_num_timesteps=False)
-    assert not torch.equal(ppo.policy.state_dict()["action_net.weight"], before)
+    assert not torch.equal(policy_of(ppo, policy).action.weight, policy.action.weight)
     env.close()
 
 
 def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    policy = make_policy(policy_config(world_model, "push"))
     told = iter([0.5, 0.9, 0.7])
     judged = []
 
@@ -93,7 +84,7 @@ def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
 
 
 def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    policy = make_policy(policy_config(world_model, "push"))
     told = iter([0.5, 1.0])
     env = imagined_env(world_model, "push", seed=0, rows=64)
     refined = refine(
@@ -105,21 +96,12 @@ def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
 
 def test_a_judge_believes_the_least_favourable_member() -> None:
     world_model = make_tiny_world_model(success_threshold=0.01)
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    policy = make_policy(policy_config(world_model, "push"))
     optimist = make_judge(world_model, "push")(policy)
     with torch.no_grad():  # one member never sees success
         world_model.task_memory("push").outputs[-1].bias[1, :, world_model.state_size] = -100
     assert make_judge(world_model, "push")(policy) == 0.0
     assert optimist > 0.0
-
-
-def test_a_policy_makes_the_round_trip(world_model: WorldModel, tmp_path: Path) -> None:
-    policy = make_policy(7, 3, seed=1)
-    save_policy(policy, tmp_path / "policy")
-    seen = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
-    assert np.array_equal(
-        mean_actions(load_policy(tmp_path / "policy"))(seen), mean_actions(policy)(seen)
-    )
 
 
 def test_refining_from_the_command_line_and_the_control_without_reward(
@@ -131,14 +113,14 @@ def test_refining_from_the_command_line_and_the_control_without_reward(
         **{**vars(own.initial_frames), "tasks": ("hammer", "soccer")}
     )
     own.save_pretrained(tmp_path / "model")
-    save_policy(make_policy(feature_size(own), own.action_size), tmp_path / "clone")
+    make_policy(policy_config(own, "hammer")).save_pretrained(tmp_path / "clone")
     results = {}
     for reward in ("progress", "sparse", "zero"):
         out = tmp_path / reward
         arguments = {"world_model": str(tmp_path / "model"), "steps": 3200, "reward": reward}
         run(Args("hammer", tmp_path / "clone", out, **arguments))
         assert len(json.loads((out / "curve.json").read_text())) == 2
-        results[reward] = load_policy(out / "policy").state_dict()
+        results[reward] = Policy.from_pretrained(out / "policy").state_dict()
     assert set(results["progress"]) == set(results["zero"])
 
 
@@ -194,23 +176,24 @@ def make_certain(world_model: WorldModel) -> WorldModel:
 
 def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
     imagination = Imagination(3, world_model, task="push")
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    policy = make_policy(policy_config(world_model, "push"))
     starts = imagination.starts.candidates[:3]
-    actions, imagined = plan(imagination, mean_actions(policy), starts)
+    actions, imagined = plan(imagination, policy, starts)
     told = Imagination(3, world_model, task="push").rollout(actions, starts)
     best = told.success_probability.amax(dim=1).numpy()
     assert np.array_equal(imagined, best >= imagination.success_threshold)
 
 
 def test_disturbances_persist_and_are_repeatable() -> None:
-    nothing = lambda seen: np.zeros((len(seen), 2), np.float32)  # noqa: E731
-    noisy = [disturbed(nothing, 0.2, 0.9, seed=3) for _ in range(2)]
+    still = make_policy(PolicyConfig(action_size=2, vector_size=1))
+    still.action.weight.data.zero_()
+    noisy = [Disturbed(still, 0.2, 0.9, seed=3) for _ in range(2)]
     seen = np.zeros((500, 1), np.float32)
-    first, second = [np.stack([act(seen) for _ in range(30)]) for act in noisy]
+    first, second = [np.stack([one.act(seen) for _ in range(30)]) for one in noisy]
     assert np.array_equal(first, second)
     assert first[-1].std() == pytest.approx(0.2, abs=0.03)
     assert np.corrcoef(first[-2].ravel(), first[-1].ravel())[0, 1] > 0.8
-    assert disturbed(nothing, 0.0, 0.9, seed=3) is nothing
+    assert not Disturbed(still, 0.0, 0.9, seed=3).act(seen).any()
 
 
 def test_a_perturbed_replay_is_near_and_not_the_same() -> None:
@@ -226,7 +209,7 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     """Clones, rollouts, replays, a round of plans: all of it, small, in the real env."""
     shipped = ROOT / "world4rl_gym" / "assets"
     place = tmp_path / "data" / "door-lock"
-    shutil.copytree(shipped / "demonstrations" / "door-lock" / "train", place / "train")
+    shutil.copytree(DEMONSTRATIONS / "door-lock" / "train", place / "train")
     module = [sys.executable, "-m"]
     data = ["--out", str(tmp_path / "data")]
     task = ["--tasks", "door-lock"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gl import needs_gl
 
-from training.demo import DEMONSTRATIONS
+from training.data.episodes import DEMONSTRATIONS
 from training.reproduce import Args, Cell, bootstrap, demonstrations_of, measure, run, summarise
-from training.settings import SettingsError
+from training.runs.settings import SettingsError
 from world4rl_gym.components import WEIGHTS_FILE
 
 SMALL = Args(

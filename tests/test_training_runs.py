@@ -21,9 +21,9 @@ from episode_factory import write_episodes
 from safetensors.torch import load_file
 
 from training import clone_policy, refine_policy, train_denoiser
-from training.checkpoints import Checkpoints, RunError
-from training.locks import InUseError, locked
-from training.settings import SettingsError
+from training.runs.checkpoints import Checkpoints, RunError
+from training.runs.locks import InUseError, locked
+from training.runs.settings import SettingsError
 from world4rl_gym.components import load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import Eyes
@@ -147,7 +147,7 @@ def test_T2_T4_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path,
 def test_T2_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     script = f"""
 import pathlib, resource, signal, torch
-from training.checkpoints import Checkpoints
+from training.runs.checkpoints import Checkpoints
 checkpoints = Checkpoints(pathlib.Path({str(tmp_path)!r}), {{}})
 checkpoints.save(1, {{"value": torch.ones(10)}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -219,7 +219,7 @@ def test_T7_the_same_seed_gives_the_same_weights(
 def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path):
         script = (
-            "import pathlib\nfrom training.locks import locked\n"
+            "import pathlib\nfrom training.runs.locks import locked\n"
             f"with locked(pathlib.Path({str(tmp_path)!r})): pass\n"
         )
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -232,9 +232,11 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
     make_tiny_world_model().save_pretrained(world_model)
     episodes = write_episodes(tmp_path / "data")
     trainers = [
-        lambda: clone_policy.run(clone_policy.Args("push", out, episodes, 3, steps=1)),
+        lambda: clone_policy.run(
+            clone_policy.Args("push", str(world_model), episodes, 3, out, steps=1)
+        ),
         lambda: refine_policy.run(
-            refine_policy.Args("hammer", cloned, out, world_model=str(world_model))
+            refine_policy.Args("push", str(cloned), out, world_model=str(world_model))
         ),
     ]
     with locked(out):

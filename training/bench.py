@@ -26,15 +26,15 @@ from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from training import command
-from training.features_policy import make_policy, make_ppo
-from training.formatting import markdown_table
-from training.real_env import RealEnv, RealEnvUnavailableError, require_real_env
-from training.records import save_record
-from training.refine_policy import imagined_env
+from training.envs.real_env import RealEnv, RealEnvUnavailableError, require_real_env
+from training.evaluation.formatting import markdown_table
+from training.policies.ppo import make_ppo
+from training.policies.refinement import imagined_env
+from training.runs import command
+from training.runs.records import save_record
 from world4rl_gym import ENV_ID
-from world4rl_gym.features import feature_size
 from world4rl_gym.model_index import NETWORKS
+from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.world_model import WorldModel, autocast
 
 
@@ -96,8 +96,9 @@ def ppo_seconds(world_model: WorldModel, steps: int) -> float:
     """Seconds of a whole run of SB3's PPO on features, updates included, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    env = imagined_env(world_model, world_model.config.tasks[0], seed=0)
-    policy = make_policy(feature_size(world_model), world_model.action_size)
+    task = world_model.config.tasks[0]
+    env = imagined_env(world_model, task, seed=0)
+    policy = make_policy(policy_config(world_model, task))
     began = time.perf_counter()
     try:
         make_ppo(policy, env, seed=0).learn(steps)

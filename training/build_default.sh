@@ -30,7 +30,7 @@ run train_denoiser --tasks $tasks
 # shellcheck disable=SC2086
 run assemble_world_model --tasks $tasks --out "$out"
 for task in $tasks; do  # what the demo clones
-  place="world4rl_gym/assets/demonstrations/$task/train"
+  place="training/data/demonstrations/$task/train"
   mkdir -p "$place"
   cp "data/episodes/$task/train/expert-001000"[0-4].npz "$place"
 done

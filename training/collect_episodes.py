@@ -11,10 +11,10 @@ was stopped. Seeds of train, validation and test never meet, and so neither do s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,22 +22,15 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from training import command
-from training.episodes import Episode, EpisodeError, load_episodes, task_folder
-from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
-from training.settings import keep_settings, require_at_least
-
-Behaviour = Literal[
-    "expert",
-    "noisy-expert",
-    "policy",
-    "random",
-    "start",
-    "zero",
-    "open-gripper",
-    "reversed",
-    "shuffled",
-]
+from training.data.episodes import Episode
+from training.data.start_frames import start_frames_path
+from training.envs.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.envs.rollouts import make_real_env, play, record
+from training.envs.scripted import Behaviour, scripted
+from training.runs import command
+from training.runs.settings import keep_settings, require_at_least
+from world4rl_gym.policy import Policy
+from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +45,22 @@ class Args:
         episodes: Episodes (or start frames) a task.
         split: The split whose seeds are used.
         seed_offset: Where in the split's seeds to begin.
-        policy: Folder of the policy on frames, for behaviour "policy"; "{task}" stands for the
-            task's name.
-        deterministic: Let the policy take its mean action instead of sampling.
+        policy: Folder of the policy, for behaviour "policy"; "{task}" stands for the task's name.
+        world_model: Folder or Hub id of the world model in which a policy on features was made;
+            None is the embedded one.
         noise: Deviation of the Gaussian noise that a noisy expert adds to its action.
         hold: Decisions for which a random or noise draw is held.
         workers: Processes.
         out: Folder of episodes.
     """
 
-    behaviour: Behaviour = "expert"
+    behaviour: Behaviour | Literal["policy", "start"] = "expert"
     tasks: tuple[str, ...] = TASKS
     episodes: int = 50
     split: Literal["train", "validation", "test"] = "train"
     seed_offset: int = 0
     policy: str | None = None
-    deterministic: bool = False
+    world_model: str | None = None
     noise: float = 0.5
     hold: int = 1
     workers: int = 2
@@ -82,78 +75,6 @@ class Args:
         require_at_least(self, 0, "noise")
 
 
-Actor = Callable[[RealEnv, np.ndarray, int], np.ndarray]
-"""(env, frame, decision) -> action `(4,)` float32 in [-1, 1]."""
-
-
-def make_actor(args: Args, env: RealEnv, seed: int) -> Actor:
-    """Returns who acts in one episode of `env`; all its randomness comes from `seed`."""
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(4, np.float32)
-
-    def draw(decision: int, sample: Callable[[], np.ndarray]) -> np.ndarray:
-        nonlocal held
-        if decision % args.hold == 0:
-            held = sample().astype(np.float32)
-        return held
-
-    if args.behaviour == "random":
-        return lambda env, frame, t: draw(t, lambda: rng.uniform(-1, 1, 4))
-    if args.behaviour == "noisy-expert":
-        scale = rng.uniform(0, 2 * args.noise)  # some episodes nearly clean, some badly off
-        return lambda env, frame, t: np.clip(
-            env.expert_action() + draw(t, lambda: rng.normal(0, scale, 4)), -1, 1
-        ).astype(np.float32)
-    if args.behaviour == "policy":
-        from training.policy import load_policy, sample_actions
-
-        assert args.policy is not None
-        policy = load_policy(args.policy.format(task=env.task))
-
-        sampled = None if args.deterministic else rng
-        return lambda env, frame, t: sample_actions(policy, frame[None], sampled)[0]
-    if args.behaviour == "zero":
-        return lambda env, frame, t: np.zeros(4, np.float32)
-    if args.behaviour == "open-gripper":
-        return lambda env, frame, t: np.append(env.expert_action()[:3], np.float32(-1))
-    if args.behaviour in ("reversed", "shuffled"):
-        plan = collect_episode(env, seed, "expert", _expert).actions
-        plan = plan[::-1] if args.behaviour == "reversed" else rng.permutation(plan)
-        return lambda env, frame, t: plan[t]
-    return _expert
-
-
-def _expert(env: RealEnv, frame: np.ndarray, decision: int) -> np.ndarray:
-    return env.expert_action()
-
-
-def collect_episode(env: RealEnv, seed: int, behaviour: str, actor: Actor) -> Episode:
-    """Plays one episode over the whole horizon, also past its success."""
-    env.reset(seed=seed)
-    frames, actions, success = [env.render()], [], []
-    states, commands = [env.state], [env.command]
-    for decision in range(env.max_episode_steps):
-        action = actor(env, frames[-1], decision)
-        _, _, _, _, info = env.step(action)
-        if env.drawn == "all":
-            frames.append(env.render())
-        actions.append(action)
-        success.append(info["is_success"])
-        states.append(env.state)
-        commands.append(env.command)
-    return Episode(
-        np.stack(frames),
-        np.stack(actions),
-        np.array(success),
-        env.task,
-        behaviour,
-        seed,
-        env.action_repeat,
-        np.stack(states),
-        np.stack(commands),
-    )
-
-
 def episode_path(args: Args, task: str, seed: int) -> Path:
     """Where an episode of `args` is stored."""
     return args.out / task / args.split / f"{args.behaviour}-{seed:07d}.npz"
@@ -165,63 +86,19 @@ def _settings_folder(args: Args, task: str) -> Path:
     return args.out / task / args.split / f".{args.behaviour}-{first:07d}"
 
 
-def start_frames_path(out: Path, task: str, split: str) -> Path:
-    """Where the start frames of a task and split are stored."""
-    return task_folder(out, task) / f"start-frames-{split}.npz"
+def collect_episode(args: Args, env: RealEnv, seed: int) -> Episode:
+    """Plays one episode over the whole horizon, also past its success."""
+    if args.behaviour == "policy":
+        policy, world_model = _loaded(str(args.policy).format(task=env.task), args.world_model)
+        return play(env, seed, policy.name, policy, world_model)
+    assert args.behaviour != "start"
+    act = scripted(args.behaviour, env, seed, args.noise, args.hold)
+    return record(env, seed, args.behaviour, act)
 
 
-@dataclasses.dataclass(frozen=True)
-class StartFrames:
-    """First frames of real episodes.
-
-    Attributes:
-        frames: `(N, H, W, 3)` uint8.
-        state: `(N, S)` float32, the robot's states; S is 0 without them.
-        command: `(N, C)` float32, its commands; C is 0 without them.
-        objects: `(N, 3)` float32, where the task's object is, for probes alone; None where unknown.
-    """
-
-    frames: np.ndarray
-    state: np.ndarray
-    command: np.ndarray
-    objects: np.ndarray | None
-
-
-def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
-    """Reads what `--behaviour start` collected, or else the first frames of the split's episodes.
-
-    Raises:
-        EpisodeError: The file is broken, or neither it nor an episode is there.
-    """
-    path = start_frames_path(folder, task, split)
-    if not path.exists():
-        return _first_frames(load_episodes(folder, split, [task]))
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = arrays["frames"]
-            nothing = np.zeros((len(frames), 0), np.float32)
-            return StartFrames(
-                frames,
-                arrays["state"] if "state" in arrays.files else nothing,
-                arrays["command"] if "command" in arrays.files else nothing,
-                arrays["objects"] if "objects" in arrays.files else None,
-            )
-    except FileNotFoundError:
-        raise EpisodeError(f"{path}: no such file of start frames") from None
-    except Exception as error:  # zip, its codecs and numpy's header each raise their own
-        raise EpisodeError(f"{path}: not a readable file of start frames ({error})") from None
-
-
-def _first_frames(episodes: Sequence[Episode]) -> StartFrames:
-    nothing = np.zeros((1, 0), np.float32)
-    states = [nothing if e.state is None else e.state[:1] for e in episodes]
-    commands = [nothing if e.command is None else e.command[:1] for e in episodes]
-    return StartFrames(
-        np.concatenate([e.frames[:1] for e in episodes]),
-        np.concatenate(states),
-        np.concatenate(commands),
-        None,
-    )
+@functools.cache
+def _loaded(policy: str, world_model: str | None) -> tuple[Policy, WorldModel]:
+    return Policy.from_pretrained(policy), WorldModel.from_pretrained(world_model)
 
 
 def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
@@ -232,11 +109,11 @@ def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
     import torch
 
     torch.set_num_threads(1)
-    env = RealEnv(task, terminate_on_success=False)
+    env = make_real_env(task, draw_all=True)
     try:
         done = []
         for seed in seeds:
-            episode = collect_episode(env, seed, args.behaviour, make_actor(args, env, seed))
+            episode = collect_episode(args, env, seed)
             episode.save(episode_path(args, task, seed))
             done.append((task, episode.solved))
         return done

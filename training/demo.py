@@ -20,33 +20,32 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.policies import ActorCriticPolicy
 
-from training import command
-from training.episodes import load_episodes
-from training.evaluate_policy import imagined_outcomes, real_outcomes
-from training.features_policy import (
-    clone_episodes,
-    mean_actions,
-    save_policy,
-)
-from training.formatting import format_points, format_rate
-from training.metrics import paired_difference, rate
-from training.pictures import drawing, enlarge
-from training.real_env import (
+from training.data.episodes import DEMONSTRATIONS, load_episodes
+from training.envs.real_env import (
     RealEnvUnavailableError,
     check_task,
     require_real_env,
     split_seeds,
 )
-from training.records import save_record
-from training.refine_policy import Point, refine_imagined
-from training.rollouts import make_real_env, play, real_starts
-from training.settings import SettingsError, require_at_least
+from training.envs.rollouts import (
+    imagined_outcomes,
+    make_real_env,
+    play,
+    real_outcomes,
+    real_starts,
+)
+from training.evaluation.formatting import format_points, format_rate
+from training.evaluation.metrics import paired_difference, rate
+from training.evaluation.pictures import drawing, enlarge
+from training.policies.imitation import clone_episodes
+from training.policies.refinement import Point, refine_imagined
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, require_at_least
 from world4rl_gym.env import ImaginedEnv
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
-
-DEMONSTRATIONS = Path(__file__).parent.parent / "world4rl_gym" / "assets" / "demonstrations"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +110,13 @@ def run(args: Args) -> dict[str, Any]:
     say(1, f"clone {args.demonstrations} demonstrations")
     episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
     cloned = clone_episodes(
-        episodes[: args.demonstrations], world_model, args.clone_steps, args.seed
+        episodes[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
     )
-    save_policy(cloned, args.out / "cloned")
+    cloned.save_pretrained(args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
     refined = refine_imagined(cloned, world_model, args.task, args.refine_steps, args.seed)
-    save_policy(refined.policy, args.out / "refined")
+    refined.policy.save_pretrained(args.out / "refined")
 
     say(3, "evaluate both from held-out starts")
     seeds = split_seeds("test", args.episodes, 200_000)
@@ -133,10 +132,9 @@ def run(args: Args) -> dict[str, Any]:
         "curve": [dataclasses.asdict(point) for point in refined.curve],
     }
     for name, policy in (("cloned", cloned), ("refined", refined.policy)):
-        act = mean_actions(policy)
-        outcomes = {"imagined": imagined_outcomes(act, world_model, starts)}
+        outcomes = {"imagined": imagined_outcomes(policy, world_model, starts)}
         if env is not None:
-            outcomes["real"] = real_outcomes(env, act, world_model, seeds, f"real, {name}")
+            outcomes["real"] = real_outcomes(env, policy, world_model, seeds, f"real, {name}")
         report[name] = {where: o.tolist() for where, o in outcomes.items()}
 
     say(4, "write report, curve and video")
@@ -192,21 +190,18 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _video(
-    world_model: WorldModel, task: str, policy: ActorCriticPolicy, env: Any, seed: int
-) -> np.ndarray:
+def _video(world_model: WorldModel, task: str, policy: Policy, env: Any, seed: int) -> np.ndarray:
     """The refined policy in reality, or in imagination where there is no real env."""
-    act = mean_actions(policy)
     if env is not None:
         env.drawn = "all"
-        return play(env, seed, "refined", act, world_model).frames
+        return play(env, seed, "refined", policy, world_model).frames
     imagined = ImaginedEnv(world_model, task=task, obs_type="features", render_mode="rgb_array")
     imagined.render_scale = 1
     observation, _ = imagined.reset(seed=0)
     frames, over = [imagined.render()], False
     while not over:
         assert isinstance(observation, np.ndarray)
-        observation, _, terminated, truncated, _ = imagined.step(act(observation[None])[0])
+        observation, _, terminated, truncated, _ = imagined.step(policy.act(observation[None])[0])
         frames.append(imagined.render())
         over = terminated or truncated
     return np.stack([frame for frame in frames if frame is not None])

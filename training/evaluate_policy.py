@@ -1,4 +1,4 @@
-"""Measures a policy on features, in the real env and in imagination, from the same starts.
+"""Measures a policy, in the real env and in imagination, from the same starts.
 
     python -m training.evaluate_policy --task hammer --policy runs/refined/hammer/policy
     python -m training.evaluate_policy --task push --policy runs/refined/push/policy \\
@@ -12,27 +12,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
-from training import command
-from training.episodes import load_episodes
-from training.features_policy import Act, load_policy, mean_actions, plan
-from training.formatting import format_rate
-from training.metrics import rate
-from training.outcomes import contexts_of, imagine
-from training.own_env import AnyEnv, make_own_env
-from training.real_env import TASKS, require_real_env, split_seeds
-from training.records import save_record
-from training.rollouts import make_real_env, play, real_starts
-from training.settings import SettingsError, require_at_least
-from world4rl_gym.imagination import Imagination
-from world4rl_gym.initial_frames import InitialFrames
+from training.data.episodes import load_episodes
+from training.envs.own_env import AnyEnv, make_own_env
+from training.envs.real_env import TASKS, require_real_env, split_seeds
+from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
+from training.evaluation.formatting import format_rate
+from training.evaluation.metrics import rate
+from training.evaluation.outcomes import contexts_of, imagine
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, require_at_least
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 MEANINGS = {
@@ -49,7 +45,7 @@ class Args:
 
     Attributes:
         task: The task.
-        policy: Folder of the policy.
+        policy: Folder of the policy, or its Hub id.
         world_model: Folder or Hub id; None is the embedded one.
         episodes: Real episodes, and imagined ones, from the same starts; at most so many.
         test_episodes: Folder of recorded episodes to imagine again; where there is no real env, the
@@ -61,7 +57,7 @@ class Args:
     """
 
     task: str
-    policy: Path
+    policy: str
     world_model: str | None = None
     episodes: int = 200
     split: str = "test"
@@ -77,24 +73,6 @@ class Args:
                 "--real-env module:id, or both"
             )
         require_at_least(self, 1, "episodes")
-
-
-def real_outcomes(
-    env: AnyEnv,
-    act: Act,
-    world_model: WorldModel,
-    seeds: Sequence[int],
-    name: str = "real",
-) -> np.ndarray:
-    """Whether a policy succeeds from each start in the real env, `(N,)` bool."""
-    bar = tqdm(seeds, unit="episode", desc=name, mininterval=1.0)
-    return np.array([play(env, seed, name, act, world_model).solved for seed in bar])
-
-
-def imagined_outcomes(act: Act, world_model: WorldModel, starts: InitialFrames) -> np.ndarray:
-    """Whether a policy succeeds from each of these starts in imagination, `(N,)` bool."""
-    imagination = Imagination(len(starts), world_model, initial_frames=starts)
-    return plan(imagination, act, np.arange(len(starts)))[1]
 
 
 def make_env(args: Args, world_model: WorldModel) -> AnyEnv | None:
@@ -129,7 +107,8 @@ def run(args: Args) -> dict[str, list[bool]]:
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     world_model = WorldModel.from_pretrained(args.world_model)
-    act = mean_actions(load_policy(args.policy))
+    policy = Policy.from_pretrained(args.policy)
+    policy.check_fits(world_model, args.task)
     seeds = split_seeds(args.split, args.episodes, args.offset)
     outcomes: dict[str, np.ndarray] = {}
     env = make_env(args, world_model)
@@ -143,9 +122,9 @@ def run(args: Args) -> dict[str, list[bool]]:
             outcomes["recorded_imagined"] = np.array([one.score >= threshold for one in again])
         if env is not None:
             starts = real_starts(env, seeds)
-        outcomes["imagined"] = imagined_outcomes(act, world_model, starts)
+        outcomes["imagined"] = imagined_outcomes(policy, world_model, starts)
         if env is not None:
-            outcomes["real"] = real_outcomes(env, act, world_model, seeds)
+            outcomes["real"] = real_outcomes(env, policy, world_model, seeds)
     finally:
         if env is not None:
             env.close()

@@ -22,15 +22,17 @@ import numpy as np
 import torch
 import tyro
 
-from training import command
-from training.collect_episodes import Args as CollectArgs
-from training.collect_episodes import load_start_frames, make_actor
-from training.episodes import Episode, EpisodeError, load_episodes
-from training.features_policy import load_policy, mean_actions, plan
-from training.formatting import markdown_table
-from training.metrics import place_errors, policy_agreement
-from training.outcomes import (
-    FRAMES,
+from training.data.episodes import Episode, EpisodeError, load_episodes
+from training.data.sequences import codes_of
+from training.data.start_frames import load_start_frames
+from training.envs.own_env import AnyEnv, make_own_env
+from training.envs.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
+from training.envs.rollouts import make_real_env, plan, real_starts, record, replay
+from training.envs.scripted import scripted
+from training.evaluation.formatting import number, world_model_table
+from training.evaluation.metrics import place_errors, policy_agreement
+from training.evaluation.model_card import model_card
+from training.evaluation.outcomes import (
     Imagined,
     check_fits,
     contact_psnr,
@@ -39,16 +41,16 @@ from training.outcomes import (
     imagine,
     outcome_figures,
 )
-from training.own_env import AnyEnv, make_own_env
-from training.pictures import comparison_strip, join_videos, save_image, save_video
-from training.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
-from training.records import save_record
-from training.refine_policy import refine_imagined
-from training.rollouts import make_real_env, real_starts, replay
-from training.sequences import codes_of
-from training.settings import require_at_least
+from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
+from training.policies.refinement import refine_imagined
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import require_at_least
 from world4rl_gym.imagination import Imagination
+from world4rl_gym.model_index import CARD_FILE
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
 
 PROBES = ("zero", "random", "reversed", "shuffled", "open-gripper")
 
@@ -70,6 +72,7 @@ class Args:
         ppo_steps: Steps of PPO that refine a policy before it plans.
         seed: Of that PPO.
         out: Folder of `world_model.json`, `world_model.md` and `pictures`.
+        card: Folder of a world model on whose card the figures are written; None writes none.
     """
 
     world_model: str | None = None
@@ -83,6 +86,7 @@ class Args:
     ppo_steps: int = 100_000
     seed: int = 501
     out: Path = Path("runs/report")
+    card: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "ppo_steps")
@@ -120,7 +124,7 @@ def fresh_plans(
     share = args.plans // len(own)
     for index, folder in enumerate(own):
         refined = refine_imagined(
-            load_policy(folder),
+            Policy.from_pretrained(folder),
             world_model,
             task,
             args.ppo_steps,
@@ -130,7 +134,7 @@ def fresh_plans(
         seeds = split_seeds(args.split, share, 30_000 + 1000 * index)
         starts = real_starts(env, seeds)
         imagination = Imagination(share, world_model, initial_frames=starts)
-        actions, imagined = plan(imagination, mean_actions(refined.policy), np.arange(share))
+        actions, imagined = plan(imagination, refined.policy, np.arange(share))
         name = f"refined-{folder.name}"
         done = [
             replay(env, seed, "plan", own_actions, name)
@@ -155,7 +159,7 @@ def closed_loop(
             continue
         starts = contexts_of(played, world_model.config.tasks)
         imagination = Imagination(len(played), world_model, initial_frames=starts)
-        _, imagined = plan(imagination, mean_actions(load_policy(folder)), np.arange(len(played)))
+        _, imagined = plan(imagination, Policy.from_pretrained(folder), np.arange(len(played)))
         told.append(
             {
                 "task": task,
@@ -171,16 +175,10 @@ def optimism(args: Args, world_model: WorldModel, task: str, env: RealEnv) -> di
     """M3: what is imagined of actions that should not succeed, each kind by itself."""
     figures = {}
     for index, behaviour in enumerate(PROBES):
-        chosen = CollectArgs(behaviour=behaviour, tasks=(task,), hold=5)  # type: ignore[arg-type]
-        episodes = []
-        for seed in split_seeds(args.split, args.probes, 40_000 + 1000 * index):
-            actor = make_actor(chosen, env, seed)
-            env.reset(seed=seed)
-            actions, nothing_seen = [], np.zeros(0)
-            for t in range(env.max_episode_steps):
-                actions.append(actor(env, nothing_seen, t))
-                env.step(actions[-1])
-            episodes.append(replay(env, seed, behaviour, np.stack(actions)))
+        episodes = [
+            record(env, seed, behaviour, scripted(behaviour, env, seed, hold=5))  # type: ignore[arg-type]
+            for seed in split_seeds(args.split, args.probes, 40_000 + 1000 * index)
+        ]
         told = outcome_figures(imagine(world_model, episodes), world_model.config.success_threshold)
         figures[behaviour] = {k: told[k] for k in ("episodes", "real", "imagined")} | {
             "imagined_minus_real": told["imagined_minus_real"]
@@ -283,7 +281,7 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
     def over(kind: str, name: str) -> list[float]:
         found = [t[kind][name] for t in tasks.values() if kind in t]
         means = [value["mean"] if isinstance(value, dict) else value for value in found]
-        return [_number(value) for value in means]
+        return [number(value) for value in means]
 
     means: dict[str, Any] = {}
     for kind in ("policies", "plans", "near_misses"):
@@ -300,46 +298,6 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
             [one["task"] for one in loops],
         )
     return means
-
-
-def _number(value: float | None) -> float:
-    """A figure as it was stored; JSON has null for what is not a number."""
-    return float("nan") if value is None else value
-
-
-def table(report: dict[str, Any]) -> str:
-    """The main figures as Markdown, one row a task."""
-    rows = []
-    psnrs = [own["frames"].get("psnr", {}) for own in report["tasks"].values()]
-    last = max((int(t) for psnr in psnrs for t in psnr), default=FRAMES[-1])
-    for task, own in report["tasks"].items():
-        plans = own.get("plans", {})
-        contact = own.get("contact", {})
-        rows.append(
-            [
-                task,
-                f"{_number(own['policies']['auroc']):.3f}",
-                f"{100 * own['policies']['agreement']['mean']:.1f}",
-                f"{_number(plans.get('auroc')):.3f}",
-                f"{100 * plans.get('agreement', {}).get('mean', float('nan')):.1f}",
-                f"{_number(own.get('near_misses', {}).get('auroc')):.3f}",
-                f"{own['frames'].get('psnr', {}).get(str(last), float('nan')):.1f}",
-                f"{_number(contact.get('psnr')):.1f}",
-                f"{(own['eyes'] or {}).get('mean_mm', float('nan')):.1f}",
-            ]
-        )
-    head = [
-        "task",
-        "policies: AUROC",
-        "agreement, %",
-        "fresh plans: AUROC",
-        "agreement, %",
-        "near-misses: AUROC",
-        f"PSNR at {last}, dB",
-        "at contact, dB",
-        "eyes, mm",
-    ]
-    return markdown_table(head, rows)
 
 
 def evaluate(args: Args) -> dict[str, Any]:
@@ -366,7 +324,9 @@ def evaluate(args: Args) -> dict[str, Any]:
         print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
     save_record(args.out / "world_model.json", report)
-    (args.out / "world_model.md").write_text(table(report) + "\n", "utf-8")
+    (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
+    if args.card is not None:
+        write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if videos:
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
@@ -379,7 +339,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args = tyro.cli(Args, description=__doc__)
     report = evaluate(args)
-    print(table(report))
+    print(world_model_table(report))
     print(json.dumps(report["summary"], indent=2))
 
 

@@ -23,13 +23,13 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from training import command
-from training.episodes import BEHAVIOURS, SPLITS, Episode, EpisodeError, check_frame_size
-from training.importers import folder, lerobot, minari, robomimic
-from training.importers.recording import HELD, SUMMED, Choice, Recording, Source, SourceError
-from training.real_env import SPLIT_SEEDS
-from training.records import save_record
-from training.settings import SettingsError, require_at_least, require_below_one
+from training.data.episodes import BEHAVIOURS, SPLITS, Episode, EpisodeError, check_frame_size
+from training.data.importers import folder, lerobot, minari, robomimic
+from training.data.importers.recording import HELD, SUMMED, Choice, Recording, Source, SourceError
+from training.envs.real_env import SPLIT_SEEDS
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, require_at_least, require_below_one
 
 READERS: dict[str, Callable[[Path, Choice], Source]] = {
     "lerobot": lerobot.read,

@@ -22,33 +22,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.policies import ActorCriticPolicy
 from tqdm import tqdm
 
-from training import command
-from training.demo import DEMONSTRATIONS
-from training.episodes import Episode, load_episodes
-from training.evaluate_policy import real_outcomes
-from training.features_policy import (
-    Act,
-    clone_episodes,
-    disturbed,
-    load_policy,
-    mean_actions,
-    save_policy,
-)
-from training.formatting import format_rate
-from training.locks import locked
-from training.metrics import rate
-from training.real_env import require_real_env, split_seeds
-from training.records import save_record
-from training.refine_policy import refine_imagined
-from training.rollouts import make_real_env, play
-from training.sequences import Sequences, join, make_sequences
-from training.settings import keep_settings, require_at_least
-from training.train_memory import MemoryRun, train_memory
+from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
+from training.data.sequences import Sequences, join, make_sequences
+from training.envs.real_env import require_real_env, split_seeds
+from training.envs.rollouts import Disturbed, make_real_env, play, real_outcomes
+from training.evaluation.formatting import format_rate
+from training.evaluation.metrics import rate
+from training.policies.imitation import clone_episodes
+from training.policies.refinement import refine_imagined
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.records import save_record
+from training.runs.settings import keep_settings, require_at_least
+from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
 from world4rl_gym.imagination import Imagination
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.1
@@ -94,20 +85,18 @@ class Args:
         require_at_least(self, 0, "test_episodes")
 
 
-def refined_in(
-    world_model: WorldModel, policy: ActorCriticPolicy, args: Args, folder: Path
-) -> ActorCriticPolicy:
+def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path) -> Policy:
     """The policy refined in this world model; read from `folder` where it is done."""
     if folder.exists():
-        return load_policy(folder)
+        return Policy.from_pretrained(folder)
     name = folder.parent.name
     refined = refine_imagined(policy, world_model, args.task, args.steps, args.seed, name).policy
-    save_policy(refined, folder)
+    refined.save_pretrained(folder)
     return refined
 
 
 def real_episodes(
-    world_model: WorldModel, policy: ActorCriticPolicy, args: Args, number: int, folder: Path
+    world_model: WorldModel, policy: Policy, args: Args, number: int, folder: Path
 ) -> list[Episode]:
     """The round's episodes; those that are missing are played, or left to the user.
 
@@ -131,21 +120,21 @@ def real_episodes(
         for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
             path = place / f"policy-{seed:07d}.npz"
             if not path.exists():
-                act = disturbed(mean_actions(policy), NOISE * (index % 2), PERSISTENCE, seed)
-                play(env, seed, "refined", act, world_model).save(path)
+                actor = Disturbed(policy, NOISE * (index % 2), PERSISTENCE, seed)
+                play(env, seed, "refined", actor, world_model).save(path)
         env.close()
     return load_episodes(folder, "train", [args.task], ["policy"])
 
 
 def rehearsed(
-    world_model: WorldModel, task: str, acts: Sequence[Act], count: int, seed: int
+    world_model: WorldModel, task: str, policies: Sequence[Policy], count: int, seed: int
 ) -> Sequences:
     """What the memory itself imagines of noisy policies, as episodes to learn again.
 
     Args:
         world_model: Its memory is the teacher.
         task: The task.
-        acts: Policies on features.
+        policies: On features.
         count: Episodes of each.
         seed: Of starts and noise.
 
@@ -154,10 +143,10 @@ def rehearsed(
     """
     rng = np.random.default_rng(seed)
     parts = []
-    for index, act in enumerate(acts):
+    for index, policy in enumerate(policies):
         imagination = Imagination(count, world_model, task=task)
         starts = rng.choice(imagination.starts.candidates, count)
-        noisy = disturbed(act, NOISE * (1 + index % 2), PERSISTENCE, seed + index)
+        noisy = Disturbed(policy, NOISE * (1 + index % 2), PERSISTENCE, seed + index)
         imagination.reset(initial_frame=starts)
         first = imagination.memory.first_code
         kept: dict[str, list[torch.Tensor]] = {
@@ -168,7 +157,7 @@ def rehearsed(
             "code_change": [],
         }
         for _ in range(imagination.max_episode_steps):
-            action = noisy(imagination.features.cpu().numpy())
+            action = noisy.act(imagination.features.cpu().numpy())
             result = imagination.step(action)
             now = imagination.memory
             kept["state"].append(imagination.state)
@@ -189,13 +178,17 @@ def rehearsed(
 
 
 def learned_on(
-    world_model: WorldModel, args: Args, episodes: list[Episode], acts: Sequence[Act], folder: Path
+    world_model: WorldModel,
+    args: Args,
+    episodes: list[Episode],
+    policies: Sequence[Policy],
+    folder: Path,
 ) -> WorldModel:
     """The world model after its memory of the task has learned on; saved in `folder`."""
     if folder.exists():
         return WorldModel.from_pretrained(folder)
     real = make_sequences(episodes, world_model.task_eyes(args.task))
-    own = rehearsed(world_model, args.task, acts, REHEARSED, args.seed)
+    own = rehearsed(world_model, args.task, policies, REHEARSED, args.seed)
     memory = copy.deepcopy(world_model.task_memory(args.task)).requires_grad_(True)
     memory = train_memory(
         memory,
@@ -237,8 +230,8 @@ def run(args: Args) -> dict[str, Any] | None:
             if not fresh:
                 return None
             episodes += fresh
-            acts = [mean_actions(one) for one, _ in policies.values()]
-            world_model = learned_on(world_model, args, episodes, acts, folder / "world_model")
+            known = [one for one, _ in policies.values()]
+            world_model = learned_on(world_model, args, episodes, known, folder / "world_model")
         policy = refined_in(world_model, cloned, args, args.out / "last" / "policy")
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
@@ -249,7 +242,7 @@ def run(args: Args) -> dict[str, Any] | None:
 
 
 def measured(
-    args: Args, policies: dict[str, tuple[ActorCriticPolicy, int]], world_model: WorldModel
+    args: Args, policies: dict[str, tuple[Policy, int]], world_model: WorldModel
 ) -> dict[str, Any]:
     """Real success of each policy, and the real episodes that it cost; saved and printed."""
     report: dict[str, Any] = {"task": args.task, "policies": {}}
@@ -258,7 +251,7 @@ def measured(
         env = make_real_env(args.task)
         seeds = split_seeds("test", args.test_episodes, 400_000)
         for name, (policy, spent) in policies.items():
-            outcomes = real_outcomes(env, mean_actions(policy), world_model, seeds, name)
+            outcomes = real_outcomes(env, policy, world_model, seeds, name)
             told = rate(outcomes)
             report["policies"][name] = {
                 "real_episodes_spent": spent,

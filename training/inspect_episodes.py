@@ -22,8 +22,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from training import command
-from training.episodes import (
+from training.data.episodes import (
     SPLITS,
     Episode,
     EpisodeError,
@@ -33,7 +32,8 @@ from training.episodes import (
     task_folder,
     task_names,
 )
-from training.formatting import markdown_table
+from training.evaluation.formatting import markdown_table
+from training.runs import command
 
 FEW = 50
 """Training episodes below which a task counts as little covered."""

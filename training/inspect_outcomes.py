@@ -18,12 +18,12 @@ import torch
 import tyro
 from PIL import Image
 
-from training import command
-from training.episodes import Episode, load_episodes
-from training.outcomes import Imagined, imagine
-from training.real_env import require_real_env
-from training.rollouts import make_real_env, replay
-from training.settings import require_at_least
+from training.data.episodes import Episode, load_episodes
+from training.envs.real_env import require_real_env
+from training.envs.rollouts import make_real_env, replay
+from training.evaluation.outcomes import Imagined, imagine
+from training.runs import command
+from training.runs.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 

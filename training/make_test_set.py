@@ -17,18 +17,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training import command
-from training.episodes import load_episodes
-from training.features_policy import (
-    clone_episodes,
-    load_policy,
-    mean_actions,
-    save_policy,
-)
-from training.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
-from training.refine_policy import real_env, refine
-from training.rollouts import make_real_env, perturbed, play, replay
-from training.settings import require_at_least
+from training.data.episodes import load_episodes
+from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
+from training.envs.rollouts import make_real_env, perturbed, play, record, replay
+from training.envs.scripted import scripted
+from training.policies.imitation import clone_episodes
+from training.policies.refinement import real_env, refine
+from training.runs import command
+from training.runs.settings import require_at_least
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
@@ -76,46 +73,37 @@ def make_task(args: Args, task: str) -> None:
         if not (folder / name).exists():
             shown = [experts[row] for row in rows]
             policy = clone_episodes(shown, world_model, seed=args.seed + index)
-            save_policy(policy, folder / name)
+            policy.save_pretrained(folder / name)
         better = folder / f"real-ppo-{name}"
         if not better.exists():
             rows_of_real = real_env(world_model, task, args.seed + index)
             refined = refine(
-                load_policy(folder / name),
+                Policy.from_pretrained(folder / name),
                 rows_of_real,
                 REAL_STEPS[name],
                 args.seed + index,
                 better.name,
             )
-            save_policy(refined.policy, better)
+            refined.policy.save_pretrained(better)
     env = make_real_env(task)
     place = args.episodes / task / args.split
     names = [*clones, *(f"real-ppo-{name}" for name in clones)]
     for index, name in enumerate(names):
-        act = mean_actions(load_policy(folder / name))
+        policy = Policy.from_pretrained(folder / name)
         seeds = split_seeds(args.split, args.count, 10_000 + 1000 * index)
         for number, seed in enumerate(tqdm(seeds, desc=f"{task} {name}", mininterval=5)):
             path = place / f"policy-{seed:07d}.npz"
             if not path.exists():
                 env.drawn = "all" if number < args.drawn else "first"
-                play(env, seed, name, act, world_model).save(path)
+                play(env, seed, name, policy, world_model).save(path)
     env.drawn = "first"
     for number, seed in enumerate(split_seeds(args.split, args.count, 20_000)):
         path = place / f"replay-{seed:07d}.npz"
         if not path.exists():
-            expert = _expert_actions(env, seed)
+            expert = record(env, seed, "expert", scripted("expert", env, seed)).actions
             noise = np.random.default_rng([number, args.seed])
             shaken = perturbed(perturbed(expert, noise), noise)
             replay(env, seed, "replay", shaken, "near-miss").save(path)
-
-
-def _expert_actions(env: RealEnv, seed: int) -> np.ndarray:
-    env.reset(seed=seed)
-    actions = []
-    for _ in range(env.max_episode_steps):
-        actions.append(env.expert_action())
-        env.step(actions[-1])
-    return np.stack(actions)
 
 
 def run(args: Args) -> None:

@@ -21,9 +21,9 @@ import imageio.v3 as iio
 import numpy as np
 import tyro
 
-from training import command
-from training.model_card import model_card
-from training.pictures import enlarge
+from training.evaluation.model_card import model_card
+from training.evaluation.pictures import enlarge
+from training.runs import command
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.hub import upload
 from world4rl_gym.model_index import ALL_FILES, CARD_FILE, CARD_PICTURE, INDEX_FILE, PART_FILES

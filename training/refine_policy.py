@@ -1,4 +1,4 @@
-"""Refines a policy on features by SB3's PPO: in a frozen world model, or in the real env.
+"""Refines a policy by SB3's PPO: in a frozen world model, or in the real env.
 
     python -m training.refine_policy --task lever-pull --policy runs/clone/lever-pull \\
         --out runs/refined/lever-pull
@@ -11,48 +11,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import gymnasium as gym
-import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from tqdm import tqdm
 
-from training import command
-from training.features_policy import (
-    CRITIC_STEPS,
-    UnitActions,
-    learn_critic,
-    load_policy,
-    make_policy,
-    make_ppo,
-    mean_actions,
-    save_policy,
+from training.envs.real_env import check_task
+from training.policies.refinement import (
+    ProgressReward,
+    ZeroReward,
+    imagined_env,
+    make_judge,
+    real_env,
+    refine,
 )
-from training.locks import locked
-from training.real_env import RealEnv, check_task, require_real_env, split_seeds
-from training.records import save_record
-from training.settings import SettingsError, keep_settings, require_at_least
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, keep_settings, require_at_least
 from world4rl_gym.arguments import composed
-from world4rl_gym.features import MemoryFeatures
-from world4rl_gym.imagination import Imagination
-from world4rl_gym.initial_frames import InitialFrames
-from world4rl_gym.sb3 import ImaginedVecEnv
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
-
-ENOUGH = 0.995
-"""Judged success at which PPO stops: with nothing left to gain it only drifts."""
-PROGRESS = 1.0
-"""What progress from `LEAST_CHANCE` to an even chance of success pays."""
-LEAST_CHANCE = 1e-4
-REAL_ROWS = 4
-IMAGINED_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +41,7 @@ class Args:
 
     Attributes:
         task: The task.
-        policy: Folder of the policy to begin from.
+        policy: Folder of the policy to begin from, or its Hub id.
         out: Folder of the refined policy.
         env: Where PPO acts: "imagined" or "real".
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
@@ -73,7 +53,7 @@ class Args:
     """
 
     task: str
-    policy: Path
+    policy: str
     out: Path
     env: Literal["imagined", "real"] = "imagined"
     world_model: str | None = None
@@ -85,247 +65,6 @@ class Args:
         if self.env == "real":
             check_task(self.task)
         require_at_least(self, 1, "steps")
-
-
-class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins every episode at a start configuration of the training split."""
-
-    def __init__(self, env: RealEnv, seed: int) -> None:
-        super().__init__(env)
-        self._rng = np.random.default_rng(seed)
-
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """Draws one of the million training seeds."""
-        seed = split_seeds("train", 1, int(self._rng.integers(400_000, 1_000_000)))[0]
-        return self.env.reset(seed=seed)
-
-
-class ProgressReward(VecEnvWrapper):
-    """Pays for success that the memory's members agree on, and for coming nearer to it.
-
-    What counts is the members' mean probability less their deviation; of two members, that is the
-    least favourable one's. Added to success is what the best of an episode so far rose by, in
-    log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone, PPO looks for what one member
-    is wrong about; paid for success alone, it finds too little from a weak clone.
-    """
-
-    def reset(self) -> Any:
-        """Passes on; a new episode has made no progress."""
-        self._best = np.zeros(self.num_envs)
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, reward, done, infos = self.venv.step_wait()
-        chance = np.array([i["success_probability"] - i["uncertainty"] for i in infos])
-        reward = reward * (chance >= 0.5)
-        chance = np.clip(chance, LEAST_CHANCE, 0.5)
-        progress = 1 - np.log(chance / (1 - chance)) / np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
-        best = np.maximum(self._best, progress)
-        reward = reward + PROGRESS * (best - self._best)
-        self._best = np.where(done, 0.0, best)
-        return observation, reward.astype(np.float32), done, infos
-
-
-class ZeroReward(VecEnvWrapper):
-    """Pays nothing, whatever happens: what PPO does of itself."""
-
-    def reset(self) -> Any:
-        """Passes on."""
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, reward, done, infos = self.venv.step_wait()
-        return observation, np.zeros_like(reward), done, infos
-
-
-def imagined_env(
-    world_model: WorldModel,
-    task: str,
-    seed: int,
-    rows: int = IMAGINED_ROWS,
-    starts: InitialFrames | None = None,
-) -> VecEnv:
-    """Rows of the imagined env on features, for SB3."""
-    env = ImaginedVecEnv(
-        rows,
-        world_model=world_model,
-        task=task,
-        obs_type="features",
-        initial_frames="start" if starts is None else starts,
-    )
-    env.seed(seed)
-    return UnitActions(env, world_model)
-
-
-def real_env(world_model: WorldModel, task: str, seed: int, rows: int = REAL_ROWS) -> VecEnv:
-    """Rows of the real env behind `MemoryFeatures`, for SB3, all in this process."""
-    require_real_env()
-
-    def maker(row: int) -> Callable[[], gym.Env[Any, Any]]:
-        def make() -> gym.Env[Any, Any]:
-            env = RealEnv(task, obs_type="pixels_agent_pos", drawn="first")
-            return MemoryFeatures(_TrainStarts(env, seed * 1000 + row), world_model, task)
-
-        return make
-
-    return DummyVecEnv([maker(row) for row in range(rows)])
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """Where a refinement stood.
-
-    Attributes:
-        steps: Env steps so far.
-        judged: Share of starts from which the mean action succeeds by the least favourable member
-            of the memory; NaN where nothing judged.
-    """
-
-    steps: int
-    judged: float
-
-
-class _Progress(BaseCallback):
-    """A bar of steps with the share of the last episodes that succeeded; judges now and then."""
-
-    def __init__(
-        self, steps: int, name: str, judge: Callable[[ActorCriticPolicy], float] | None, every: int
-    ) -> None:
-        super().__init__()
-        self._bar = tqdm(total=steps, unit="step", desc=name, mininterval=1.0)
-        self._ended: list[bool] = []
-        self._judge, self._every = judge, every
-        self.curve: list[Point] = []
-        self.best: ActorCriticPolicy | None = None
-
-    def consider(self, policy: ActorCriticPolicy) -> None:
-        """Judges the policy, and keeps it where none before was as good."""
-        if self._judge is None or self._is_done():
-            return
-        judged = self._judge(policy)
-        if not self.curve or judged > max(point.judged for point in self.curve):
-            self.best = copy_of(policy)
-        self.curve.append(Point(self.num_timesteps, judged))
-
-    def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            if done:
-                self._ended.append(not info["TimeLimit.truncated"])
-        self._bar.update(self.training_env.num_envs)
-        if self._ended:
-            self._bar.set_postfix(success=f"{np.mean(self._ended[-200:]):.2f}", refresh=False)
-        return not self._is_done()
-
-    def _is_done(self) -> bool:
-        return bool(self.curve) and self.curve[-1].judged >= ENOUGH
-
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps // self._every >= len(self.curve):
-            self.consider(self.model.policy)  # type: ignore[arg-type]
-
-    def _on_training_end(self) -> None:
-        self.consider(self.model.policy)  # type: ignore[arg-type]
-        self._bar.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Refined:
-    """What a refinement gave.
-
-    Attributes:
-        policy: The one to use: the best judged, the clone where none was better; the last where
-            nothing judged.
-        curve: How it was judged on the way, the clone first.
-    """
-
-    policy: ActorCriticPolicy
-    curve: list[Point]
-
-
-def refine(
-    policy: ActorCriticPolicy,
-    env: VecEnv,
-    steps: int,
-    seed: int,
-    name: str = "PPO",
-    judge: Callable[[ActorCriticPolicy], float] | None = None,
-    judge_every: int = 16_000,
-    critic_steps: int = CRITIC_STEPS,
-) -> Refined:
-    """Refines a copy of the policy.
-
-    Args:
-        policy: The clone; it is not changed.
-        env: Rows of observations on features.
-        steps: Env steps.
-        seed: Of PPO.
-        name: Of the progress bar.
-        judge: Success of a policy, by which the best is kept, and at `ENOUGH` of which PPO stops;
-            None keeps the last.
-        judge_every: Env steps between two judgements.
-        critic_steps: Env steps before those, in which the critic learns alone.
-    """
-    ppo = make_ppo(policy, env, seed)
-    learn_critic(ppo, critic_steps)
-    progress = _Progress(steps, name, judge, judge_every)
-    ppo.learn(steps, callback=progress)  # counts its steps from 0 again
-    return Refined(progress.best or copy_of(ppo.policy), progress.curve)
-
-
-def make_judge(world_model: WorldModel, task: str) -> Callable[[ActorCriticPolicy], float]:
-    """Judges policies from all of the world model's starts, by its least favourable member."""
-    count = len(Imagination(1, world_model, task=task).starts.candidates)
-    imagination = Imagination(count, world_model, task=task)
-    starts = imagination.starts.candidates
-
-    def judge(policy: ActorCriticPolicy) -> float:
-        act = mean_actions(policy)
-        imagination.reset(initial_frame=starts)
-        least = np.zeros(count)
-        for _ in range(imagination.max_episode_steps):
-            imagination.step(act(imagination.features.cpu().numpy()))
-            worst = imagination.memory.logit.amin(dim=1).sigmoid().cpu().numpy()
-            least = np.maximum(least, worst)
-        return float((least >= imagination.success_threshold).mean())
-
-    return judge
-
-
-def refine_imagined(
-    policy: ActorCriticPolicy,
-    world_model: WorldModel,
-    task: str,
-    steps: int,
-    seed: int,
-    name: str = "PPO",
-) -> Refined:
-    """Refines a copy of the policy in the world model: paid for progress, judged on the way.
-
-    Args:
-        policy: The clone; it is not changed.
-        world_model: Where it acts.
-        task: The task.
-        steps: Env steps at most.
-        seed: Of PPO and of the starts.
-        name: Of the progress bar.
-    """
-    rows = ProgressReward(imagined_env(world_model, task, seed))
-    try:
-        return refine(policy, rows, steps, seed, name, make_judge(world_model, task))
-    finally:
-        rows.close()
-
-
-def copy_of(policy: ActorCriticPolicy) -> ActorCriticPolicy:
-    """A policy of the same weights that shares nothing; SB3's own cannot be deep-copied."""
-    sizes = policy.observation_space.shape, policy.action_space.shape
-    assert sizes[0] is not None and sizes[1] is not None
-    copied = make_policy(sizes[0][0], sizes[1][0])
-    copied.load_state_dict(policy.state_dict())
-    copied.set_training_mode(False)
-    return copied
 
 
 def run(args: Args) -> None:
@@ -345,18 +84,20 @@ def run(args: Args) -> None:
             raise SettingsError(
                 f"task: the world model knows {', '.join(world_model.config.tasks)}"
             )
+        policy = Policy.from_pretrained(args.policy)
+        policy.check_fits(world_model, args.task)
         make = imagined_env if args.env == "imagined" else real_env
-        env = make(world_model, args.task, args.seed)
+        env = make(world_model, args.task, args.seed, obs_type=policy.obs_type)
         if args.reward == "zero":
             env = ZeroReward(env)
         elif args.reward == "progress" and args.env == "imagined":
             env = ProgressReward(env)
         try:
             judge = make_judge(world_model, args.task) if args.env == "imagined" else None
-            refined = refine(load_policy(args.policy), env, args.steps, args.seed, args.task, judge)
+            refined = refine(policy, env, args.steps, args.seed, args.task, judge)
         finally:
             env.close()
-        save_policy(refined.policy, args.out / "policy")
+        refined.policy.save_pretrained(args.out / "policy")
         save_record(args.out / "curve.json", [dataclasses.asdict(p) for p in refined.curve])
     print(f"refined {args.task}: {args.out / 'policy'}")
 

@@ -22,25 +22,18 @@ import numpy as np
 import torch
 import tyro
 from scipy import stats
-from stable_baselines3.common.policies import ActorCriticPolicy
 
-from training import command
-from training.episodes import load_episodes
-from training.evaluate_policy import imagined_outcomes, real_outcomes
-from training.features_policy import clone_episodes, load_policy, mean_actions, save_policy
-from training.formatting import format_points, markdown_table
-from training.metrics import Rate, rate
-from training.real_env import TASKS, check_task, require_real_env, split_seeds
-from training.records import save_record
-from training.refine_policy import (
-    ZeroReward,
-    imagined_env,
-    real_env,
-    refine,
-    refine_imagined,
-)
-from training.rollouts import make_real_env, real_starts
-from training.settings import SettingsError, differences, require_at_least
+from training.data.episodes import load_episodes
+from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
+from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
+from training.evaluation.formatting import format_points, markdown_table
+from training.evaluation.metrics import Rate, rate
+from training.policies.imitation import clone_episodes
+from training.policies.refinement import ZeroReward, imagined_env, real_env, refine, refine_imagined
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, differences, require_at_least
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 PolicyName = Literal["cloned", "refined", "real_twin", "zero_reward"]
@@ -151,11 +144,10 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         seeds = split_seeds("test", args.episodes, TEST_OFFSET)
         for name in missing:
             policy = train(args, cell, name, world_model)
-            act = mean_actions(policy)
-            solved = real_outcomes(env, act, world_model, seeds, f"{cell.name} {name}")
+            solved = real_outcomes(env, policy, world_model, seeds, f"{cell.name} {name}")
             if name in IMAGINED:
                 starts = real_starts(env, seeds)
-                outcomes[IMAGINED[name]] = _packed(imagined_outcomes(act, world_model, starts))
+                outcomes[IMAGINED[name]] = _packed(imagined_outcomes(policy, world_model, starts))
             outcomes[name] = _packed(solved)
             save_record(path, kept)
         env.close()
@@ -169,11 +161,11 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     }
 
 
-def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> ActorCriticPolicy:
+def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy:
     """Trains one of the cell's policies, or reads it where it is done."""
     folder = args.cells / cell.name / name
     if folder.exists():
-        return load_policy(folder)
+        return Policy.from_pretrained(folder)
     if name == "cloned":
         policy = clone_episodes(demonstrations_of(args, cell), world_model, seed=cell.draw)
     else:
@@ -189,7 +181,7 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> ActorCr
                 rows = ZeroReward(rows)
             policy = refine(cloned, rows, args.steps, cell.seed, title).policy
             rows.close()
-    save_policy(policy, folder)
+    policy.save_pretrained(folder)
     return policy
 
 

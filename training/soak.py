@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 import world4rl_gym
-from training.records import save_record
+from training.runs.records import save_record
 
 SAMPLES = 20
 LARGEST_GROWTH_MB = 10.0

@@ -18,13 +18,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from training import command
-from training.episodes import EpisodeError, check_trainable, load_episodes
-from training.locks import locked
-from training.loop import fit
-from training.sequences import codes_of
-from training.settings import keep_settings, require_above, require_at_least
-from training.train_eyes import load_task_eyes
+from training.data.episodes import EpisodeError, check_trainable, load_episodes
+from training.data.sequences import codes_of
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.loop import fit
+from training.runs.settings import keep_settings, require_above, require_at_least
+from training.world_model.assembly import load_task_eyes
 from world4rl_gym.components import check_size, load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.pixels import channels_first, to_float

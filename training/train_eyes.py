@@ -16,20 +16,20 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from training import command
-from training.collect_episodes import load_start_frames, start_frames_path
-from training.episodes import BEHAVIOURS, check_trainable, load_episodes
-from training.locks import locked
-from training.loop import fit
-from training.settings import (
+from training.data.episodes import BEHAVIOURS, check_trainable, load_episodes
+from training.data.start_frames import load_start_frames, start_frames_path
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.loop import fit
+from training.runs.settings import (
     for_task,
     keep_settings,
     require_above,
     require_at_least,
     require_within,
 )
-from world4rl_gym.components import load_component, round_weights, save_component
-from world4rl_gym.eyes import Eyes, EyesConfig, TaskEyes
+from world4rl_gym.components import round_weights, save_component
+from world4rl_gym.eyes import Eyes, TaskEyes
 from world4rl_gym.pixels import channels_first, to_float
 
 SQUARE, FOURTH = 20.0, 100.0
@@ -200,16 +200,6 @@ def whitening(difference: Tensor) -> Tensor:
     variance, axes = torch.linalg.eigh(colours @ colours.T / colours.shape[1])
     deviation = variance.clamp(min=1e-6).sqrt()
     return (axes / deviation) @ axes.T * deviation.mean()
-
-
-def load_task_eyes(folder: Path, task: str) -> TaskEyes:
-    """Reads the eyes of a task; "{task}" in `folder` stands for its name.
-
-    Raises:
-        WorldModelError: They are missing or broken.
-    """
-    place = for_task(folder, task)
-    return load_component(place, "eyes", Eyes, EyesConfig).task(0)
 
 
 def main() -> None:

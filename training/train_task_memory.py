@@ -21,37 +21,39 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training import command
-from training.assemble_world_model import (
+from training.data.episodes import Episode, load_episode
+from training.data.sequences import Sequences, make_sequences
+from training.envs.real_env import RealEnv, check_task, require_real_env, split_seeds
+from training.envs.rollouts import (
+    Actor,
+    Disturbed,
+    make_real_env,
+    outcomes,
+    perturbed,
+    plan,
+    play,
+    real_starts,
+    replay,
+)
+from training.evaluation.metrics import auroc
+from training.policies.imitation import clone_episodes
+from training.policies.ppo import CRITIC_STEPS, learn_critic, make_ppo, policy_of
+from training.policies.refinement import ProgressReward, imagined_env
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.records import save_record
+from training.runs.settings import SettingsError, for_task, keep_settings, require_at_least
+from training.world_model.assembly import (
     assemble,
+    load_task_eyes,
     load_task_memory,
     save_task_memory,
     start_contexts,
 )
-from training.episodes import Episode, load_episode
-from training.features_policy import (
-    CRITIC_STEPS,
-    clone_episodes,
-    disturbed,
-    learn_critic,
-    load_policy,
-    make_ppo,
-    mean_actions,
-    plan,
-    save_policy,
-)
-from training.locks import locked
-from training.metrics import auroc
-from training.real_env import RealEnv, check_task, require_real_env, split_seeds
-from training.records import save_record
-from training.refine_policy import ProgressReward, copy_of, imagined_env
-from training.rollouts import make_real_env, outcomes, perturbed, play, real_starts, replay
-from training.sequences import Sequences, make_sequences
-from training.settings import SettingsError, for_task, keep_settings, require_at_least
-from training.train_eyes import load_task_eyes
-from training.train_memory import MemoryRun, make_memory, train_memory, unroll
+from training.world_model.memory import MemoryRun, make_memory, train_memory, unroll
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.15
@@ -166,7 +168,7 @@ class Builder:
             if folder.exists():
                 continue
             policy = clone_episodes(experts[:count], world_model, seed=args.seed + count)
-            save_policy(policy, folder)
+            policy.save_pretrained(folder)
         return folders
 
     def draft(self, memory: TaskMemory) -> WorldModel:
@@ -185,8 +187,8 @@ class Builder:
                 if not path.exists():
                     jobs.append((folder, seed, NOISE * (number % 2), path))
         for folder, seed, noise, path in tqdm(jobs, desc=f"{args.task} rollouts", mininterval=5):
-            act = disturbed(mean_actions(load_policy(folder)), noise, PERSISTENCE, seed)
-            play(self.env(draw_all=True), seed, folder.name, act, world_model).save(path)
+            actor = Disturbed(Policy.from_pretrained(folder), noise, PERSISTENCE, seed)
+            play(self.env(draw_all=True), seed, folder.name, actor, world_model).save(path)
 
     def collect_replays(self) -> None:
         """Perturbs recorded actions and does them again from their own starts."""
@@ -289,7 +291,7 @@ class Builder:
                 continue
             starts = real_starts(self.env(), seeds)
             imagination = Imagination(len(seeds), world_model, initial_frames=starts)
-            actions, _ = plan(imagination, mean_actions(load_policy(folder)), np.arange(len(seeds)))
+            actions, _ = plan(imagination, Policy.from_pretrained(folder), np.arange(len(seeds)))
             for seed, own, path in zip(seeds, actions, paths, strict=True):
                 replay(self.env(), seed, "plan", own, folder.name).save(path)
 
@@ -308,10 +310,10 @@ class Builder:
         if self.is_planned(number):
             return self.round_plans(number)
         world_model = self.draft(memory)
-        acts = []
+        actors: list[tuple[Actor, float]] = []
         for index, folder in enumerate((self.clones()[0], self.clones()[-1])):
-            policy = load_policy(folder)
-            acts.append((mean_actions(policy), NOISE * index))
+            policy = Policy.from_pretrained(folder)
+            actors.append((policy, NOISE * index))
             env = imagined_env(
                 world_model, args.task, args.seed + 10 * number + index, starts=self.starts
             )
@@ -319,17 +321,17 @@ class Builder:
             learn_critic(ppo, CRITIC_STEPS)
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
                 ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)
-                weights = copy_of(ppo.policy)
-                acts.append((mean_actions(weights), noise))
-                save_policy(weights, self.out / f"round-{number}" / f"policy-{index}-{noise}")
+                refined = policy_of(ppo, policy)
+                actors.append((refined, noise))
+                refined.save_pretrained(self.out / f"round-{number}" / f"policy-{index}-{noise}")
         env_real = self.env()
         starts = real_starts(env_real, seeds)
-        share = -(-len(seeds) // len(acts))
+        share = -(-len(seeds) // len(actors))
         done: list[Episode] = []
-        for index, (act, noise) in enumerate(acts):
+        for index, (actor, noise) in enumerate(actors):
             rows = np.arange(index * share, min(len(seeds), (index + 1) * share))
             imagination = Imagination(len(rows), world_model, initial_frames=starts)
-            noisy = disturbed(act, noise, PERSISTENCE, args.seed + 100 * number + index)
+            noisy = Disturbed(actor, noise, PERSISTENCE, args.seed + 100 * number + index)
             actions, imagined = plan(imagination, noisy, rows)
             part = []
             for row, own in zip(rows, actions, strict=True):

@@ -92,3 +92,10 @@ def require_integers(config: object, **bounds: tuple[int, int]) -> None:
 def composed(name: str) -> str:
     """A task's name in one of Unicode's forms (NFC): macOS writes file names in the other."""
     return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+
+
+def check_name(field: str, value: object) -> str:
+    """Returns a task's name as `composed` writes it, or raises ValueError naming the field."""
+    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= 100:
+        raise ValueError(f"{field}: expected a name of 1 to 100 characters, got {value!r:.100}")
+    return composed(value)

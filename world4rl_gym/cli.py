@@ -132,7 +132,7 @@ def play(args: argparse.Namespace) -> None:
                 "the page needs aiohttp: pip install 'world4rl-gym[play]'; or give --video"
             ) from None
     from world4rl_gym.arguments import check_device
-    from world4rl_gym.policy import FeaturesPolicy
+    from world4rl_gym.policy import Policy
 
     model = load(args)
     tasks = model.config.tasks
@@ -144,7 +144,10 @@ def play(args: argparse.Namespace) -> None:
             model.to(check_device(args.device))
         except ValueError as error:
             raise CommandError(f"--{error}") from None
-    policy = None if args.policy is None else FeaturesPolicy(args.policy, model)
+    policy = None
+    if args.policy is not None:
+        policy = Policy.from_pretrained(args.policy)
+        policy.check_fits(model)
     if args.video is None:
         from world4rl_gym.play.server import serve
 

@@ -31,7 +31,7 @@ def load_component(
 
     Args:
         folder: The folder that holds the network's folder.
-        name: The network's folder.
+        name: The network's folder; "" where it lies in `folder` itself.
         module_class: Its class, a `ModelMixin`.
         config_class: The dataclass of its configuration, whose fields are its class's arguments.
 
@@ -39,13 +39,14 @@ def load_component(
         WorldModelError: Anything is missing, unknown or out of bounds.
     """
     files = folder if isinstance(folder, StrictFolder) else StrictFolder(Path(folder))
-    file_name = f"{name}/{CONFIG_FILE}"
-    record = files.read_json(file_name)
-    config = make_config(config_class, record, files.folder / file_name, module_class.__name__)
+    prefix = name and f"{name}/"
+    path = files.folder / name / CONFIG_FILE
+    record = files.read_json(prefix + CONFIG_FILE)
+    config = make_config(config_class, record, path, module_class.__name__)
     with torch.device("meta"):
         module = module_class(**dataclasses.asdict(config))
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    tensors = files.read_tensors(f"{name}/{WEIGHTS_FILE}", shapes, ("F16", "F32"))
+    tensors = files.read_tensors(prefix + WEIGHTS_FILE, shapes, ("F16", "F32"))
     module.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True, assign=True)
     module.eval().requires_grad_(False)
     return module

@@ -1,87 +1,276 @@
-"""Policies on features as they lie in a folder, played without any RL library.
+"""Policies: what acts in imagination and, as it is, on a robot.
 
-`training.features_policy` writes such folders: an MLP of Stable-Baselines3, whose actor is read
-here.
+A policy is a folder, or a Hub repository, of two files. It acts without any RL library;
+`training` clones, refines and distils policies.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
 
-from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
+from world4rl_gym.arguments import check_name, require_integers
+from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE, load_component, save_component
 from world4rl_gym.features import feature_size
-from world4rl_gym.reading import StrictFolder, WorldModelError, shown
+from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.pixels import channels_first, to_float
+from world4rl_gym.reading import StrictFolder, WorldModelError
 from world4rl_gym.world_model import WorldModel
 
-HIDDEN = 256
-"""Units of both hidden layers."""
+POLICY_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+DEVIATION = 0.25
+"""Of a new policy's actions: small, for it begins as a clone."""
+MAPS = 32
+"""In each of which a policy on frames finds one place."""
 
 
-class FeaturesPolicy:
-    """The mean action of a policy on features.
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """Shape of `Policy`.
 
-    Args:
-        folder: Folder of the policy: `config.json` and its weights.
-        world_model: The world model that it is to act in.
+    Attributes:
+        task: The task's name.
+        obs_type: What it sees: "features", "pixels" or "pixels_agent_pos".
+        action_size: Action components A.
+        vector_size: Numbers of features, or of the robot's state and command; 0 for "pixels".
+        frame_size: Height and width of its frames; 0 for "features".
+        width: Units of both hidden layers.
 
     Raises:
-        WorldModelError: A file is missing or broken, or the policy does not fit the world model;
-            the message names the file and the field.
+        ValueError: A value is out of range; the message names the field.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], world_model: WorldModel) -> None:
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise WorldModelError(f"{folder}: no such folder of a policy")
-        files = StrictFolder(folder)
-        record = files.read_json(CONFIG_FILE)
-        inputs, outputs = feature_size(world_model), world_model.action_size
-        for field, expected in (
-            ("_class_name", "FeaturesPolicy"),
-            ("feature_size", inputs),
-            ("action_size", outputs),
-        ):
-            if record.get(field) != expected:
-                raise WorldModelError(
-                    f"{folder / CONFIG_FILE}: {field}: expected {shown(expected)}, "
-                    f"got {shown(record.get(field))}"
-                )
-        layers = {
-            "mlp_extractor.policy_net.0": (HIDDEN, inputs),
-            "mlp_extractor.policy_net.2": (HIDDEN, HIDDEN),
-            "action_net": (outputs, HIDDEN),
-        }
-        critic = {
-            "mlp_extractor.value_net.0": (HIDDEN, inputs),
-            "mlp_extractor.value_net.2": (HIDDEN, HIDDEN),
-            "value_net": (1, HIDDEN),
-        }
-        shapes: dict[str, tuple[int, ...]] = {"log_std": (outputs,)}
-        for name, shape in {**layers, **critic}.items():
-            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        weights = files.read_tensors(WEIGHTS_FILE, shapes, ("F32",))
-        self.name = folder.resolve().name
-        """The folder's name, by which recordings call the policy."""
-        self._network = nn.Sequential()
-        for name, (rows, columns) in layers.items():
-            layer = nn.Linear(columns, rows)
-            layer.load_state_dict({part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
-            self._network.extend([layer, nn.Tanh()])
-        del self._network[-1]  # actions are not squashed
+    task: str = "task"
+    obs_type: str = "features"
+    action_size: int = 4
+    vector_size: int = 0
+    frame_size: int = 0
+    width: int = 256
+
+    def __post_init__(self) -> None:
+        check_name("task", self.task)
+        if self.obs_type not in ("features", "pixels", "pixels_agent_pos"):
+            raise ValueError(
+                f"obs_type: expected features, pixels or pixels_agent_pos, got {self.obs_type!r}"
+            )
+        sees = self.obs_type != "features", self.obs_type != "pixels"
+        require_integers(self, action_size=(1, 64), width=(1, 1024))
+        require_integers(self, frame_size=(16, 512) if sees[0] else (0, 0))
+        require_integers(self, vector_size=(1, 1024) if sees[1] else (0, 0))
+
+
+class Encoder(nn.Module):
+    """What a policy makes of an observation before it decides: `(B, size)`.
+
+    Frames go through three convolutions and a spatial softmax (Finn et al., Deep Spatial
+    Autoencoders, arXiv 1509.06113), which tells where in the frame each map fires.
+    """
+
+    origin: Tensor
+    unit: Tensor
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.size = config.vector_size
+        self.register_buffer("origin", torch.zeros(config.vector_size))
+        self.register_buffer("unit", torch.ones(config.vector_size))
+        self.maps: nn.Sequential | None = None
+        if config.frame_size:
+            self.size += 2 * MAPS
+            self.maps = nn.Sequential(
+                nn.Conv2d(3, 32, 5, stride=2, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(64, MAPS, 3, padding=1),
+            )
+
+    def forward(self, frames: Tensor | None, vector: Tensor | None) -> Tensor:
+        """Encodes `(B, 3, H, W)` float32 in [-1, 1] and `(B, vector_size)` float32."""
+        parts = []
+        if self.maps is not None:
+            assert frames is not None
+            maps = self.maps(frames)
+            height, width = maps.shape[2:]
+            weight = maps.flatten(2).softmax(dim=2).unflatten(2, (height, width))
+            down = torch.linspace(-1, 1, height, dtype=maps.dtype, device=maps.device)
+            right = torch.linspace(-1, 1, width, dtype=maps.dtype, device=maps.device)
+            parts += [weight.sum(dim=3) @ down, weight.sum(dim=2) @ right]
+        if len(self.unit):
+            assert vector is not None
+            parts.append((vector - self.origin) / self.unit)
+        return torch.cat(parts, dim=1)
+
+
+class Policy(ModelMixin, ConfigMixin):
+    """The mean action of a policy, and the deviation with which it explores.
+
+    Args:
+        task: As `PolicyConfig`, like all arguments.
+        obs_type: As above.
+        action_size: As above.
+        vector_size: As above.
+        frame_size: As above.
+        width: As above.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        task: str = "task",
+        obs_type: str = "features",
+        action_size: int = 4,
+        vector_size: int = 0,
+        frame_size: int = 0,
+        width: int = 256,
+    ) -> None:
+        super().__init__()
+        config = PolicyConfig(task, obs_type, action_size, vector_size, frame_size, width)
+        self.encoder = Encoder(config)
+        self.hidden = nn.Sequential(
+            nn.Linear(self.encoder.size, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
+        )
+        self.action = nn.Linear(width, action_size)
+        for layer in (self.hidden[0], self.hidden[2], self.action):
+            assert isinstance(layer, nn.Linear)
+            nn.init.orthogonal_(layer.weight, 0.01 if layer is self.action else 2**0.5)
+            nn.init.zeros_(layer.bias)
+        self.log_std = nn.Parameter(torch.full((action_size,), math.log(DEVIATION)))
+        self.float()  # whatever torch's default dtype is
+        self.name = task
+        """What recordings call it; its folder's name, where it has one."""
+
+    @property
+    def obs_type(self) -> str:
+        """What it sees."""
+        return str(self.config.obs_type)
+
+    def forward(self, frames: Tensor | None, vector: Tensor | None) -> Tensor:
+        """The mean action, `(B, A)`, not clipped.
+
+        Args:
+            frames: `(B, 3, H, W)` uint8; None for "features".
+            vector: Features, or the robot's state and command, `(B, vector_size)` float32; None for
+                "pixels".
+        """
+        seen = None if frames is None else to_float(frames)
+        return self.action(self.hidden(self.encoder(seen, vector)))
 
     @torch.no_grad()
-    def act(self, features: torch.Tensor) -> np.ndarray:
+    def act(self, observation: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the mean actions, clipped.
 
         Args:
-            features: `(B, 2 S + 2 C + K + 2)` float32.
+            observation: A batch of observations of an env with the policy's `obs_type`: `(B, F)`
+                features, `(B, H, W, 3)` uint8 frames, or a dict of `pixels` and `agent_pos`.
 
         Returns:
             `(B, A)` float32 in [-1, 1].
         """
-        return self._network(features.cpu()).clamp(-1, 1).numpy()
+        return self(*tensors_of(observation, self.obs_type)).clamp(-1, 1).numpy()
+
+    def check_fits(self, world_model: WorldModel, task: str | None = None) -> None:
+        """Raises WorldModelError, naming the field, unless it can act in the world model."""
+        config = self.config
+        expected = dataclasses.asdict(policy_config(world_model, config.task, config.obs_type))
+        for field in ("action_size", "vector_size", "frame_size"):
+            if config[field] != expected[field]:
+                raise WorldModelError(
+                    f"policy: {field}: the world model has {expected[field]}, the policy "
+                    f"{config[field]}"
+                )
+        if task is not None and task != config.task:
+            raise WorldModelError(f"policy: task: expected {task!r}, got one of {config.task!r}")
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:  # type: ignore[override]
+        """Writes the policy's folder, whole or not at all.
+
+        Raises:
+            WorldModelError: It cannot be written, or a weight is not finite.
+        """
+        save_component(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Policy:
+        """Loads a policy on the CPU; every file is checked before it is used, no code is run.
+
+        Args:
+            source: A folder, or `owner/name` on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub.
+            local_files_only: Use the Hub's cache alone, without any network call.
+
+        Raises:
+            WorldModelError: It cannot be loaded; the message names the file and the field.
+        """
+        if source is None:
+            raise WorldModelError("policy: expected a folder or a Hub id, got None")
+        folder = find_folder(source, revision, local_files_only, POLICY_FILES)
+        policy = load_component(StrictFolder(folder), "", cls, PolicyConfig)
+        policy.name = folder.resolve().name if Path(source).is_dir() else str(source)
+        return policy
+
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, revision: str | None = None, private: bool = False
+    ) -> str:
+        """Uploads the policy to the Hugging Face Hub as one commit and returns its hash.
+
+        Args:
+            repo_id: `owner/name`; the repository is made where it is missing.
+            revision: Branch; None is the main branch.
+            private: Whether a new repository is private.
+
+        Raises:
+            WorldModelError: The Hub refuses or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            self.save_pretrained(Path(parent) / "policy")
+            return upload(
+                Path(parent) / "policy", POLICY_FILES, repo_id, revision=revision, private=private
+            )
+
+
+def policy_config(world_model: WorldModel, task: str, obs_type: str = "features") -> PolicyConfig:
+    """The shape of a policy that acts in a world model's task."""
+    agent_size = world_model.state_size + world_model.command_size
+    sizes = {"features": feature_size(world_model), "pixels_agent_pos": agent_size}
+    return PolicyConfig(
+        task,
+        obs_type,
+        world_model.action_size,
+        sizes.get(obs_type, 0),
+        0 if obs_type == "features" else world_model.frame_size,
+    )
+
+
+def make_policy(config: PolicyConfig, seed: int = 0) -> Policy:
+    """Builds an untrained policy; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Policy(**dataclasses.asdict(config))
+
+
+def tensors_of(observation: Any, obs_type: str) -> tuple[Tensor | None, Tensor | None]:
+    """An env's batch of observations as `Policy.forward` takes them: frames and vector."""
+    if obs_type == "features":
+        return None, torch.as_tensor(observation, dtype=torch.float32)
+    if obs_type == "pixels":
+        return channels_first(torch.as_tensor(observation)), None
+    frames = channels_first(torch.as_tensor(observation["pixels"]))
+    return frames, torch.as_tensor(observation["agent_pos"], dtype=torch.float32)

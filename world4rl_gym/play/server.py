@@ -26,7 +26,7 @@ from PIL import Image
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.play.recording import RecordingError
 from world4rl_gym.play.session import Session, SessionError
-from world4rl_gym.policy import FeaturesPolicy
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 LARGEST_MESSAGE = 4096
@@ -71,7 +71,7 @@ class Player:
     def __init__(
         self,
         world_model: WorldModel,
-        policy: FeaturesPolicy | None,
+        policy: Policy | None,
         *,
         name: str,
         task: str,
@@ -254,7 +254,7 @@ def _is_loopback(host: str) -> bool:
 
 def serve(
     world_model: WorldModel,
-    policy: FeaturesPolicy | None,
+    policy: Policy | None,
     *,
     name: str,
     task: str,

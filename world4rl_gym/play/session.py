@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from world4rl_gym.arguments import check_integer
-from world4rl_gym.faces import to_pixels
+from world4rl_gym.faces import observe, to_pixels
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.play.recording import Recording
-from world4rl_gym.policy import FeaturesPolicy
+from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 LONGEST = 1000
@@ -79,7 +79,7 @@ class Session:
     def __init__(
         self,
         world_model: WorldModel,
-        policy: FeaturesPolicy | None = None,
+        policy: Policy | None = None,
         seed: int | None = None,
     ) -> None:
         self.world_model = world_model
@@ -148,7 +148,7 @@ class Session:
             chosen = self._checked(action)
         elif self.policy is not None:
             driver = self.policy.name
-            chosen = self.policy.act(imagination.features)[0]
+            chosen = self.policy.act(observe(imagination, self.policy.obs_type))[0]
         else:
             raise SessionError("action: there is no policy; expected numbers, got nothing")
         result = imagination.step(chosen[None])

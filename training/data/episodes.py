@@ -23,6 +23,8 @@ PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 SPLITS = ("train", "validation", "test")
 OPTIONAL = {"state", "command", "policy", "action_low", "action_high"}
 """Fields that an episode's file may lack."""
+DEMONSTRATIONS = Path(__file__).parent / "demonstrations"
+"""Five expert episodes of each of the embedded world model's tasks."""
 FRAME_SIZES = (16, 256)
 """Smallest and largest height and width of frames that a world model is trained on."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.importers.recording import (
+from training.data.importers.recording import (
     HELD,
     Choice,
     Recording,
@@ -29,7 +29,7 @@ from training.importers.recording import (
     package,
     success_of,
 )
-from training.importers.video import read_video
+from training.data.importers.video import read_video
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 SUCCESS = ("next.success", "success", "is_success", "observation.success")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.averaging import update_ema
-from training.checkpoints import Checkpoints, LossGuard, StopRequest
+from training.runs.averaging import update_ema
+from training.runs.checkpoints import Checkpoints, LossGuard, StopRequest
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(model, step, generator) -> the scalar loss of one step; it draws from the generator alone."""

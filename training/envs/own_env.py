@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from training.real_env import RealEnv
+from training.envs.real_env import RealEnv
 from world4rl_gym.world_model import WorldModel
 
 
@@ -19,7 +19,7 @@ class OwnEnvError(ValueError):
 
 
 class OwnEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Gives a Gymnasium env what `training.rollouts` asks of the real twin.
+    """Gives a Gymnasium env what `training.envs.rollouts` asks of the real twin.
 
     Actions come in [-1, 1] and are given to the env in its own units. An env that has ended stands
     still, so that every episode fills the horizon.

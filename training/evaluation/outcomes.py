@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.episodes import Episode, EpisodeError
-from training.metrics import auroc, paired_difference, psnr, rate, ssim
+from training.data.episodes import Episode, EpisodeError
+from training.evaluation.metrics import auroc, paired_difference, psnr, rate, ssim
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.pixels import channels_last

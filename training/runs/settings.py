@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from training.records import save_record
+from training.runs.records import save_record
 
 
 class SettingsError(ValueError):

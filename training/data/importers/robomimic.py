@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from training.importers.recording import (
+from training.data.importers.recording import (
     SUMMED,
     Choice,
     Recording,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.importers.recording import SourceError, package
+from training.data.importers.recording import SourceError, package
 
 
 def read_video(

@@ -1,39 +1,11 @@
-"""The model card of a world model: what it is, what it was measured to do, how to use it.
-
-    python -m training.model_card --folder runs/world_model --report runs/report/world_model.json
-
-writes a folder's card anew, once its figures were measured.
-"""
+"""The model card of a world model: what it is, what it was measured to do, how to use it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
-import tyro
-
-from training import command
-from training.evaluate_world_model import table
-from training.settings import SettingsError
-from world4rl_gym.model_index import CARD_FILE
+from training.evaluation.formatting import world_model_table
 from world4rl_gym.world_model import WorldModel
-from world4rl_gym.writing import write_whole
-
-
-@dataclasses.dataclass(frozen=True)
-class Args:
-    """Command line of `training.model_card`.
-
-    Attributes:
-        folder: Folder of the world model; only its card is changed.
-        report: Figures that `training.evaluate_world_model` measured.
-    """
-
-    folder: Path
-    report: Path
-
 
 _USE = """```python
 import gymnasium as gym
@@ -119,29 +91,5 @@ def _report_text(report: dict[str, Any]) -> str:
         f"{report['split'].capitalize()} episodes of policies that the model never saw, imagined "
         "again from their first frames by\ntheir own actions, against what really happened; and "
         "what policies refined in the model\nplanned in it, done in reality (fresh plans).\n\n"
-        + table(report)
+        + world_model_table(report)
     )
-
-
-def write_card(args: Args) -> None:
-    """Writes the card of a world model's folder anew, with what was measured of it.
-
-    Raises:
-        WorldModelError: The folder's world model is refused.
-        SettingsError: A file lacks what the card shows.
-    """
-    model = WorldModel.from_pretrained(args.folder)
-    try:
-        card = model_card(model, json.loads(args.report.read_bytes()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SettingsError(f"{args.report}: lacks what the card shows ({error!r})") from None
-    write_whole(args.folder / CARD_FILE, card.encode())
-
-
-def main() -> None:
-    """Runs the command line."""
-    write_card(tyro.cli(Args, description=__doc__))
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.importers.recording import (
+from training.data.importers.recording import (
     HELD,
     Choice,
     Recording,
@@ -25,7 +25,7 @@ from training.importers.recording import (
     numbers,
     success_of,
 )
-from training.importers.video import count_frames, read_video
+from training.data.importers.video import count_frames, read_video
 
 TABLE = "episodes.csv"
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm")

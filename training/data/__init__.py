@@ -1,0 +1,1 @@
+"""Episodes on disk, and what is learned from them."""

@@ -1,0 +1,216 @@
+"""Distils a policy on features into one that looks at frames, in the world model.
+
+    python -m training.distil_policy --teacher runs/refined/hammer/policy --out runs/frames/hammer
+
+The student learns what the teacher would do where the student itself gets to (DAgger, arXiv
+1011.0686), from frames that the denoiser draws; and from real frames, of recorded episodes, where
+there are some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from training.data.episodes import Episode, EpisodeError, load_episodes
+from training.envs.rollouts import Disturbed
+from training.evaluation.outcomes import check_fits
+from training.policies.imitation import Seen, features_of, fit, seen_of
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.settings import keep_settings, require_at_least
+from world4rl_gym.faces import observe
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.policy import Policy, make_policy, policy_config, tensors_of
+from world4rl_gym.reading import WorldModelError
+from world4rl_gym.world_model import WorldModel
+
+NOISE = 0.15
+"""Deviation of the noise on what is done, so that more is seen than one path."""
+PERSISTENCE = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.distil_policy`.
+
+    Attributes:
+        teacher: Folder of the policy on features, or its Hub id.
+        out: Folder of the run; the student appears in its `policy`.
+        world_model: Folder or Hub id; None is the embedded one.
+        obs_type: What the student sees: "pixels" or "pixels_agent_pos".
+        episodes: Imagined episodes a round.
+        rounds: In the first the teacher acts; from then on the student does in half of the rows.
+        real: Folder of recorded episodes, whose training episodes are looked at too; None uses
+            imagined frames alone.
+        steps: Gradient steps of the last fit; those between rounds take a third.
+        seed: Seed of starts, noise, weights and batches.
+    """
+
+    teacher: str
+    out: Path
+    world_model: str | None = None
+    obs_type: Literal["pixels", "pixels_agent_pos"] = "pixels_agent_pos"
+    episodes: int = 64
+    rounds: int = 3
+    real: Path | None = None
+    steps: int = 6000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "episodes", "rounds", "steps")
+
+
+class Lessons:
+    """What was seen, and what the teacher would have done there.
+
+    Args:
+        teacher: On features.
+    """
+
+    def __init__(self, teacher: Policy) -> None:
+        self.teacher = teacher
+        self._seen: list[Seen] = []
+        self._done: list[Tensor] = []
+
+    def add_real(self, world_model: WorldModel, episodes: Sequence[Episode], obs_type: str) -> None:
+        """Recorded episodes, every frame of which was drawn."""
+        self._seen.append(seen_of(world_model, episodes, obs_type))
+        advice = self.teacher.act(features_of(world_model, episodes).numpy())
+        self._done.append(torch.from_numpy(advice))
+
+    def add_imagined(
+        self,
+        world_model: WorldModel,
+        student: Policy | None,
+        obs_type: str,
+        episodes: int,
+        seed: int,
+    ) -> None:
+        """Imagined episodes; the student, where there is one, acts in half of them."""
+        teacher = self.teacher
+        imagination = Imagination(episodes, world_model, task=teacher.config.task)
+        rng = np.random.default_rng(seed)
+        imagination.rngs = list(rng.spawn(episodes))
+        imagination.reset()
+        noisy = Disturbed(_Fixed(), NOISE, PERSISTENCE, seed)
+        students = np.arange(episodes) < (episodes // 2 if student is not None else 0)
+        for _ in tqdm(range(imagination.max_episode_steps), desc="imagined", mininterval=1):
+            observation = observe(imagination, obs_type)
+            advice = teacher.act(observe(imagination, "features"))
+            self._seen.append(tensors_of(observation, obs_type))
+            self._done.append(torch.from_numpy(advice))
+            chosen = advice
+            if student is not None:
+                chosen = np.where(students[:, None], student.act(observation), advice)
+            imagination.step(noisy.act(chosen))
+
+    def all(self) -> tuple[Seen, Tensor]:
+        """Everything so far."""
+        frames = [frames for frames, _ in self._seen if frames is not None]
+        vectors = [vectors for _, vectors in self._seen if vectors is not None]
+        seen = torch.cat(frames), torch.cat(vectors) if vectors else None
+        return seen, torch.cat(self._done)
+
+
+class _Fixed:
+    """An actor that does what it is told."""
+
+    obs_type = "features"
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        return observation
+
+
+def distil(
+    teacher: Policy,
+    world_model: WorldModel,
+    obs_type: str,
+    episodes: int,
+    rounds: int,
+    steps: int,
+    real: Sequence[Episode] = (),
+    seed: int = 0,
+) -> Policy:
+    """Returns a policy on frames that does what a policy on features would.
+
+    Args:
+        teacher: On features.
+        world_model: In which it acts.
+        obs_type: What the student sees.
+        episodes: Imagined episodes a round.
+        rounds: How many.
+        steps: Gradient steps of the last fit.
+        real: Recorded episodes to look at too.
+        seed: Of everything.
+    """
+    lessons = Lessons(teacher)
+    if real:
+        lessons.add_real(world_model, real, obs_type)
+    config = policy_config(world_model, teacher.config.task, obs_type)
+    student: Policy | None = None
+    for number in range(rounds):
+        lessons.add_imagined(world_model, student, obs_type, episodes, seed + number)
+        student = make_policy(config, seed)
+        fit(
+            student,
+            *lessons.all(),
+            steps if number == rounds - 1 else max(1, steps // 3),
+            batch_size=128,
+            seed=seed + number,
+        )
+    assert student is not None
+    return student
+
+
+def run(args: Args) -> None:
+    """Distils and saves the policy.
+
+    Raises:
+        WorldModelError: The world model or the teacher cannot be loaded, or do not fit.
+        EpisodeError: Recorded episodes are broken or not drawn, or do not fit.
+        SettingsError: The folder holds another run.
+    """
+    torch.set_num_threads(1)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    teacher = Policy.from_pretrained(args.teacher)
+    teacher.check_fits(world_model)
+    task = str(teacher.config.task)
+    if teacher.obs_type != "features":
+        raise WorldModelError(f"teacher: expected a policy on features, got on {teacher.obs_type}")
+    real: list[Episode] = []
+    if args.real is not None:
+        real = [e for e in load_episodes(args.real, "train", [task]) if e.is_drawn]
+        if not real:
+            raise EpisodeError(f"{args.real}: expected episodes of which every frame is drawn")
+        check_fits(world_model, real)
+    with locked(args.out):
+        keep_settings(args, args.out, ("real",))
+        distil(
+            teacher,
+            world_model,
+            args.obs_type,
+            args.episodes,
+            args.rounds,
+            args.steps,
+            real,
+            args.seed,
+        ).save_pretrained(args.out / "policy")
+    print(f"distilled {task}: {args.out / 'policy'}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,257 @@
+"""Episodes of policies, of their plans, and of perturbed replays, done in reality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from training.data.episodes import Episode
+from training.envs.own_env import AnyEnv
+from training.envs.real_env import RealEnv
+from world4rl_gym.faces import observe
+from world4rl_gym.features import MemoryFeatures
+from world4rl_gym.imagination import Imagination
+from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.world_model import WorldModel
+
+GAIN = (0.97, 1.03)
+BIASES = (0.0, 0.01, 0.03)
+DEVIATIONS = (0.01, 0.04, 0.1)
+PERSISTENCES = (0.5, 0.9, 0.98)
+"""How a replay perturbs what it repeats; one of each is drawn an episode."""
+
+
+def make_real_env(task: str, draw_all: bool = False) -> RealEnv:
+    """The twin, played past success; only the first frame of an episode is drawn unless asked."""
+    return RealEnv(
+        task,
+        terminate_on_success=False,
+        obs_type="pixels_agent_pos",
+        drawn="all" if draw_all else "first",
+    )
+
+
+class Actor(Protocol):
+    """What acts: a `Policy`, or one that is `Disturbed`."""
+
+    @property
+    def obs_type(self) -> str:
+        """What it sees."""
+
+    def act(self, observation: Any) -> np.ndarray:
+        """A batch of observations to actions `(B, A)` float32 in [-1, 1]."""
+
+
+class Disturbed:
+    """Adds noise that persists to what a policy does, from one decision to the next.
+
+    Args:
+        actor: The policy.
+        deviation: Of the noise.
+        persistence: Share of the noise that is left after a decision.
+        seed: Of the noise.
+    """
+
+    def __init__(self, actor: Actor, deviation: float, persistence: float, seed: int) -> None:
+        self._actor, self._deviation, self._persistence = actor, deviation, persistence
+        self._rng = np.random.default_rng(seed)
+        self._noise: np.ndarray | None = None
+
+    @property
+    def obs_type(self) -> str:
+        """What the policy sees."""
+        return self._actor.obs_type
+
+    def act(self, observation: Any) -> np.ndarray:
+        """The policy's actions and the noise, clipped."""
+        mean = self._actor.act(observation)
+        fresh = self._rng.standard_normal(mean.shape) * self._deviation
+        kept = np.zeros_like(fresh) if self._noise is None else self._noise
+        self._noise = self._persistence * kept + math.sqrt(1 - self._persistence**2) * fresh
+        return np.clip(mean + self._noise, -1, 1).astype(np.float32)
+
+
+def plan(
+    imagination: Imagination, actor: Actor, initial_frame: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a policy does in imagination over a whole episode, also past a success.
+
+    Args:
+        imagination: Of B rows.
+        actor: The policy.
+        initial_frame: Where each row begins.
+
+    Returns:
+        Actions `(B, T, A)` float32, and whether each row's success was imagined, `(B,)` bool.
+    """
+    imagination.reset(initial_frame=initial_frame)
+    actions, best = [], np.zeros(imagination.num_envs)
+    for _ in range(imagination.max_episode_steps):
+        action = actor.act(observe(imagination, actor.obs_type))
+        result = imagination.step(action)
+        actions.append(action)
+        best = np.maximum(best, result.success_probability.cpu().numpy())
+    return np.stack(actions, axis=1), best >= imagination.success_threshold
+
+
+def play(env: AnyEnv, seed: int, name: str, actor: Actor, world_model: WorldModel) -> Episode:
+    """One episode of a policy, over the whole horizon; its record calls the policy `name`.
+
+    All frames are drawn for a policy that looks at them, whatever `env.drawn` says.
+    """
+    drawn = env.drawn
+    seen = observed(env, actor.obs_type, world_model)
+    try:
+        observation, _ = seen.reset(seed=seed)
+        recorder = _Recorder(env)
+        for _ in range(env.max_episode_steps):
+            action = actor.act(_batch(observation))[0]
+            observation, _, _, _, info = seen.step(action)
+            recorder.add(action, info["is_success"])
+        return recorder.episode(seed, "policy", name)
+    finally:
+        env.drawn = drawn
+
+
+def observed(env: AnyEnv, obs_type: str, world_model: WorldModel) -> gym.Env[Any, Any]:
+    """The real env with the observations that a policy of `obs_type` takes."""
+    if obs_type == "features":
+        return MemoryFeatures(env, world_model, env.task)
+    env.drawn = "all"
+    if obs_type == "pixels_agent_pos":
+        return env
+    assert isinstance(env.observation_space, gym.spaces.Dict)
+    return gym.wrappers.TransformObservation(
+        env, lambda observation: observation["pixels"], env.observation_space["pixels"]
+    )
+
+
+def _batch(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: values[None] for name, values in observation.items()}
+    return observation[None]
+
+
+def record(
+    env: AnyEnv,
+    seed: int,
+    behaviour: str,
+    act: Callable[[int], np.ndarray],
+    decisions: int | None = None,
+    policy: str = "",
+) -> Episode:
+    """One episode of what `act` does at each decision, past success.
+
+    Args:
+        env: The real env.
+        seed: Of its start.
+        behaviour: What the record calls it.
+        act: Decision -> action `(A,)` in [-1, 1].
+        decisions: How many; None is the env's horizon.
+        policy: Name of the policy, if any.
+    """
+    env.reset(seed=seed)
+    recorder = _Recorder(env)
+    for decision in range(env.max_episode_steps if decisions is None else decisions):
+        action = act(decision)
+        _, _, _, _, info = env.step(action)
+        recorder.add(action, info["is_success"])
+    return recorder.episode(seed, behaviour, policy)
+
+
+def replay(
+    env: AnyEnv, seed: int, behaviour: str, actions: np.ndarray, policy: str = ""
+) -> Episode:
+    """One episode of given actions `(T, A)`, whatever happens."""
+    return record(env, seed, behaviour, lambda t: actions[t], len(actions), policy)
+
+
+def perturbed(actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Recorded actions `(T, A)` with a gain, a bias and noise that persists, clipped."""
+    deviation, persistence = rng.choice(DEVIATIONS), rng.choice(PERSISTENCES)
+    size = actions.shape[1]
+    bias = rng.normal(0, rng.choice(BIASES), size)
+    gain = rng.uniform(*GAIN)
+    noise = np.zeros(size)
+    rows = []
+    for action in actions:
+        fresh = rng.standard_normal(size) * deviation
+        noise = persistence * noise + np.sqrt(1 - persistence**2) * fresh
+        rows.append(np.clip(action * gain + bias + noise, -1, 1))
+    return np.stack(rows).astype(np.float32)
+
+
+def real_starts(env: AnyEnv, seeds: Sequence[int]) -> InitialFrames:
+    """The first frames, states and commands of real start configurations."""
+    frames, states, commands = [], [], []
+    for seed in seeds:
+        env.reset(seed=seed)
+        frames.append(env.render())
+        states.append(env.state)
+        commands.append(env.command)
+    return InitialFrames.from_starts(
+        np.stack(frames), env.task, np.stack(states), np.stack(commands)
+    )
+
+
+class _Recorder:
+    """Collects an episode step by step; begins at the env's present first frame."""
+
+    def __init__(self, env: AnyEnv) -> None:
+        self.env = env
+        self.frames = [env.render()]
+        self.states, self.commands = [env.state], [env.command]
+        self.actions: list[np.ndarray] = []
+        self.success: list[bool] = []
+
+    def add(self, action: np.ndarray, success: bool) -> None:
+        """Notes a decision that was just taken."""
+        self.actions.append(np.asarray(action, np.float32))
+        self.success.append(success)
+        self.states.append(self.env.state)
+        self.commands.append(self.env.command)
+        if self.env.drawn == "all":
+            self.frames.append(self.env.render())
+
+    def episode(self, seed: int, behaviour: str, policy: str) -> Episode:
+        """What was collected."""
+        return Episode(
+            np.stack(self.frames),
+            np.stack(self.actions),
+            np.array(self.success),
+            self.env.task,
+            behaviour,
+            seed,
+            self.env.action_repeat,
+            np.stack(self.states),
+            np.stack(self.commands),
+            policy,
+        )
+
+
+def real_outcomes(
+    env: AnyEnv,
+    actor: Actor,
+    world_model: WorldModel,
+    seeds: Sequence[int],
+    name: str = "real",
+) -> np.ndarray:
+    """Whether a policy succeeds from each start in the real env, `(N,)` bool."""
+    bar = tqdm(seeds, unit="episode", desc=name, mininterval=1.0)
+    return np.array([play(env, seed, name, actor, world_model).solved for seed in bar])
+
+
+def imagined_outcomes(actor: Actor, world_model: WorldModel, starts: InitialFrames) -> np.ndarray:
+    """Whether a policy succeeds from each of these starts in imagination, `(N,)` bool."""
+    imagination = Imagination(len(starts), world_model, initial_frames=starts)
+    return plan(imagination, actor, np.arange(len(starts)))[1]
+
+
+def outcomes(episodes: Sequence[Episode]) -> np.ndarray:
+    """Whether each episode solved its task, `(N,)` bool."""
+    return np.array([episode.solved for episode in episodes])

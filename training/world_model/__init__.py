@@ -1,0 +1,1 @@
+"""How the parts of a world model are trained and put together."""

@@ -1,0 +1,205 @@
+"""How a memory is made and trained: on whole episodes, open loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.episodes import EpisodeError
+from training.data.sequences import Sequences, join
+from training.runs.loop import fit
+from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
+
+STATE_BETA = 0.2
+"""Where smooth L1 turns from square to linear, in decisions' worth of motion."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRun:
+    """How a memory is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        learning_rate: AdamW's, after the warm-up.
+        batch_size: Episodes a step.
+        seed: Seed of weights and batches.
+        state_weight: Weight of the robot state's error.
+        code_weight: Weight of the code's error.
+    """
+
+    steps: int = 2500
+    learning_rate: float = 2e-3
+    batch_size: int = 64
+    seed: int = 0
+    state_weight: float = 2.0
+    code_weight: float = 2.0
+
+
+def make_memory(sequences: Sequences, members: int, width: int, seed: int) -> TaskMemory:
+    """A new memory that fits the sequences' sizes, units and command rule."""
+    config = MemoryConfig(
+        members=members,
+        action_size=sequences.actions.shape[2],
+        state_size=sequences.state.shape[2],
+        command_size=sequences.command.shape[2],
+        code_size=sequences.first_code.shape[1],
+        width=width,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        memory = TaskMemory(config)
+    inside = sequences.mask.bool()
+    motion = (sequences.state[:, 1:] - sequences.state[:, :-1])[inside]
+    memory.state_origin.copy_(sequences.state[:, 0].mean(dim=0))
+    memory.state_step.copy_(motion.std(dim=0).clamp(min=1e-4))
+    for name, values in command_rule(sequences).items():
+        getattr(memory, name).copy_(values)
+    return memory
+
+
+def command_rule(sequences: Sequences) -> dict[str, Tensor]:
+    """How an action changes the command: `keep * command + gain * action + offset`, clipped.
+
+    Fitted by least squares to the decisions at which nothing is clipped. Command j depends on
+    itself and on action j, as in control by displacements (keep 1) and by targets (keep 0).
+
+    Raises:
+        EpisodeError: A command is not such a function.
+    """
+    inside = sequences.mask.bool()
+    before, after = sequences.command[:, :-1][inside], sequences.command[:, 1:][inside]
+    actions = sequences.actions[inside]
+    size = before.shape[1]
+    rule = {
+        name: torch.zeros(size)
+        for name in ("command_keep", "command_gain", "command_offset", "command_low")
+    }
+    rule["command_high"] = torch.zeros(size)
+    for j in range(size):
+        low, high = float(after[:, j].min()), float(after[:, j].max())
+        edge = 1e-4 * (high - low)
+        if high == low:  # never commanded anywhere else
+            for name in ("command_offset", "command_low", "command_high"):
+                rule[name][j] = low
+            continue
+        free = (after[:, j] > low + edge) & (after[:, j] < high - edge)
+        if not bool(free.any()):  # opened or closed, nothing between
+            free = torch.ones_like(free)
+        known = torch.stack([before[:, j], actions[:, j], torch.ones(len(before))], dim=1).double()
+        weights = torch.linalg.lstsq(known[free], after[free, j].double()).solution
+        error = known @ weights - after[:, j]
+        if float(error[free].abs().quantile(0.99)) > 0.02 * float(after[:, j].std()):
+            raise EpisodeError(
+                f"command: component {j} is not a function of itself and of action {j}; leave the "
+                "commands out"
+            )
+        far = 10 * (high - low)
+        clipped = 10 * edge
+        rule["command_keep"][j], rule["command_gain"][j], rule["command_offset"][j] = weights
+        rule["command_low"][j] = low if bool((error < -clipped).any()) else low - far
+        rule["command_high"][j] = high if bool((error > clipped).any()) else high + far
+    return rule
+
+
+def unroll(memory: TaskMemory, sequences: Sequences, length: int | None = None) -> MemoryState:
+    """The memory along sequences: every field of `MemoryState` stacked, `(B, T, ...)`."""
+    length = length or sequences.actions.shape[1]
+    now = memory.begin(sequences.first_code, sequences.state[:, 0], sequences.command[:, 0])
+    states = []
+    for t in range(length):
+        now = memory.step(now, sequences.actions[:, t], sequences.command[:, t + 1])
+        states.append(now)
+    kept = ("state", "code_change", "logit")
+    return now._replace(**{k: torch.stack([getattr(s, k) for s in states], 1) for k in kept})
+
+
+def memory_loss(memory: TaskMemory, batch: Sequences, length: int, run: MemoryRun) -> Tensor:
+    """The loss over the first `length` decisions: success, robot state and code."""
+    told = unroll(memory, batch, length)
+    mask = batch.mask[:, :length]
+    success = batch.success[:, :length, None].expand_as(told.logit)
+    weight = mask[:, :, None]
+    total = mask.sum() * memory.config.members
+    loss = (
+        2
+        * (weight * F.binary_cross_entropy_with_logits(told.logit, success, reduction="none")).sum()
+        / total
+    )
+    if memory.config.state_size:
+        truth = batch.state[:, 1 : length + 1, None].expand_as(told.state)
+        wrong = F.smooth_l1_loss(
+            told.state / memory.state_step,
+            truth / memory.state_step,
+            reduction="none",
+            beta=STATE_BETA,
+        )
+        loss = loss + run.state_weight * (weight * wrong.mean(dim=3)).sum() / total
+    if run.code_weight:
+        truth = batch.code_change[:, :length, None].expand_as(told.code_change)
+        wrong = F.smooth_l1_loss(told.code_change, truth, reduction="none", beta=STATE_BETA)
+        drawn = weight * batch.drawn[:, None, None]
+        seen = (drawn.sum() * memory.config.members).clamp(min=1)
+        loss = loss + run.code_weight * (drawn * wrong.mean(dim=3)).sum() / seen
+    return loss
+
+
+def train_memory(
+    memory: TaskMemory,
+    groups: Sequence[tuple[Sequences, float]],
+    run: MemoryRun,
+    out: Path,
+    name: str = "memory",
+) -> TaskMemory:
+    """Trains a memory.
+
+    Args:
+        memory: A new one, or one to go on with; trained in place.
+        groups: Sets of sequences, each with its share of every batch; shares add up to 1.
+        run: How.
+        out: Folder of checkpoints and losses.
+        name: Of the progress bar.
+    """
+    horizon = groups[0][0].actions.shape[1]
+
+    def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
+        assert isinstance(model, TaskMemory)
+        batch = draw_batch(groups, run.batch_size, generator)
+        # Every other step sees the first half alone: twice as fast, and it is where things part.
+        return memory_loss(model, batch, horizon if step % 2 else (horizon + 1) // 2, run)
+
+    fingerprint: dict[str, Any] = {
+        "data": [(group.fingerprint(), share) for group, share in groups],
+        **dataclasses.asdict(run),
+    }
+    fingerprint["data"] = [list(pair) for pair in fingerprint["data"]]
+    trained = fit(
+        memory,
+        loss,
+        out,
+        steps=run.steps,
+        peak_learning_rate=run.learning_rate,
+        fingerprint=fingerprint,
+        seed=run.seed,
+        name=name,
+    )
+    assert isinstance(trained, TaskMemory)
+    return trained
+
+
+def draw_batch(
+    groups: Sequence[tuple[Sequences, float]], size: int, generator: torch.Generator
+) -> Sequences:
+    """Draws a batch in which every group has its share."""
+    parts, left = [], size
+    for i, (group, share) in enumerate(groups):
+        count = left if i == len(groups) - 1 else round(size * share)
+        left -= count
+        if count:
+            parts.append(group.rows(torch.randint(len(group), (count,), generator=generator)))
+    return parts[0] if len(parts) == 1 else join(parts)
