@@ -42,6 +42,7 @@ def load_example(name: str) -> ModuleType:
         ("torchrl_rollout", "torchrl", 256),
         ("skrl_ppo", "skrl", 256),
         ("torch_imagination", "torch", 320),
+        ("goal_picture_reward", "torch", 40),
     ],
 )
 def test_E23_an_example_runs(

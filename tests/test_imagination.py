@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,40 @@ def test_everything_stays_on_the_gpu(tiny_world_model: WorldModel) -> None:
     result = core.step(torch.zeros(64, 3, device="cuda"))
     assert core.frames.is_cuda and result.reward.is_cuda and core.features.is_cuda
     assert next(tiny_world_model.parameters()).device.type == "cpu"  # the caller's own stays
+
+
+def _bright(frames: np.ndarray, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Pays for light; every second row is done."""
+    assert frames.dtype == np.uint8 and frames.shape[1:] == (16, 16, 3)
+    assert len(tasks) == len(frames)
+    return frames.mean(axis=(1, 2, 3)) / 255, np.arange(len(frames)) % 2 == 1
+
+
+def test_a_reward_of_ones_own_takes_the_place_of_the_memorys() -> None:
+    world_model = make_tiny_world_model()
+    imagination = Imagination(4, world_model, reward=_bright, uncertainty_penalty=0.5)
+    imagination.reset()
+    result = imagination.step(np.zeros((4, 3), np.float32))
+    light = imagination.frames.float().mean(dim=(1, 2, 3)) / 255
+    assert torch.allclose(result.reward, light - 0.5 * result.uncertainty, atol=1e-5)
+    assert result.terminated.tolist() == [False, True, False, True]
+    imagination.max_uncertainty = 0.0  # nothing is believed
+    result = imagination.step(np.zeros((4, 3), np.float32))
+    assert result.truncated.all() and not result.terminated.any()
+    assert float(result.reward.max()) <= 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        (7, "expected a function"),
+        (lambda frames, tasks: (np.zeros(3), np.zeros(3, bool)), "two arrays"),
+        (lambda frames, tasks: (np.zeros(2), np.zeros(2)), "bools"),
+        (lambda frames, tasks: (np.full(2, np.nan), np.zeros(2, bool)), "finite"),
+    ],
+)
+def test_a_reward_that_gives_something_else_is_named(reward: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=f"reward: .*{told}"):
+        imagination = Imagination(2, make_tiny_world_model(), reward=reward)
+        imagination.reset()
+        imagination.step(np.zeros((2, 3), np.float32))

@@ -15,7 +15,12 @@ from training.data.episodes import Episode, EpisodeError
 from training.data.sequences import Sequences, make_sequences
 from training.data.start_frames import start_frames_path
 from training.evaluation.metrics import auroc
-from training.world_model.assembly import calibrate, load_task_memory, save_task_memory
+from training.world_model.assembly import (
+    calibrate,
+    load_task_eyes,
+    load_task_memory,
+    save_task_memory,
+)
 from training.world_model.memory import MemoryRun, command_rule, make_memory, train_memory, unroll
 from world4rl_gym.eyes import Eyes, TaskEyes
 

@@ -133,10 +133,10 @@ class _Fixed:
 def distil(
     teacher: Policy,
     world_model: WorldModel,
-    obs_type: str,
-    episodes: int,
-    rounds: int,
-    steps: int,
+    obs_type: str = "pixels_agent_pos",
+    episodes: int = 64,
+    rounds: int = 3,
+    steps: int = 6000,
     real: Sequence[Episode] = (),
     seed: int = 0,
 ) -> Policy:

@@ -5,8 +5,10 @@
 
 A cell is a task, a number of demonstrations, a draw of the clone and a seed of PPO. A cell clones,
 refines the clone in imagination, and, as its upper and lower bound, by the same PPO in the real
-env and with a reward of zero; all of them are evaluated in the real env, from the same held-out
-starts. Finished cells are kept, and the same command goes on where it was stopped.
+env and with a reward of zero. Beside them stand a clone of three times as many steps, a clone that
+looks at frames, and a policy on frames into which the refined one was distilled. All of them are
+evaluated in the real env, from the same held-out starts. Finished cells are kept, and the same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,7 @@ import tyro
 from scipy import stats
 
 from training.data.episodes import load_episodes
+from training.distil_policy import distil
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
 from training.evaluation.formatting import format_points, markdown_table
@@ -36,7 +40,9 @@ from training.runs.settings import SettingsError, differences, require_at_least
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
-PolicyName = Literal["cloned", "refined", "real_twin", "zero_reward"]
+PolicyName = Literal[
+    "cloned", "refined", "real_twin", "zero_reward", "longer_clone", "cloned_frames", "distilled"
+]
 IMAGINED = {"cloned": "imagined_before", "refined": "imagined_after"}
 """What the imagined outcomes of a policy are called."""
 COLUMNS = {
@@ -44,9 +50,13 @@ COLUMNS = {
     "refined": "refined",
     "real_twin": "PPO in the real env",
     "zero_reward": "PPO, reward zero",
+    "longer_clone": "longer clone",
+    "cloned_frames": "clone on frames",
+    "distilled": "refined, distilled into frames",
     "imagined_before": "clone, imagined",
     "imagined_after": "refined, imagined",
 }
+CLONE_STEPS = 4000
 TEST_OFFSET = 300_000
 """Of the test starts; nothing is chosen on them."""
 
@@ -66,7 +76,7 @@ class Args:
         episodes_folder: Where the demonstrations are.
         world_model: Folder or Hub id; None is the embedded one.
         cells: Folder of the finished cells.
-        out: The table, as JSON.
+        out: The table, as JSON; beside it, as Markdown, the means.
         workers: Processes.
     """
 
@@ -74,7 +84,7 @@ class Args:
     demonstrations: tuple[int, ...] = (5, 50)
     draws: int = 3
     seeds: int = 2
-    policies: tuple[PolicyName, ...] = ("cloned", "refined", "real_twin", "zero_reward")
+    policies: tuple[PolicyName, ...] = typing.get_args(PolicyName)
     steps: int = 200_000
     episodes: int = 200
     episodes_folder: Path = Path("data/episodes")
@@ -166,8 +176,16 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy:
     folder = args.cells / cell.name / name
     if folder.exists():
         return Policy.from_pretrained(folder)
-    if name == "cloned":
-        policy = clone_episodes(demonstrations_of(args, cell), world_model, seed=cell.draw)
+    if "clone" in name:
+        policy = clone_episodes(
+            demonstrations_of(args, cell),
+            world_model,
+            "pixels_agent_pos" if name == "cloned_frames" else "features",
+            CLONE_STEPS * (3 if name == "longer_clone" else 1),
+            cell.draw,
+        )
+    elif name == "distilled":
+        policy = distil(train(args, cell, "refined", world_model), world_model, seed=cell.seed)
     else:
         cloned, title = train(args, cell, "cloned", world_model), f"{cell.name} {name}"
         if name == "refined":
@@ -214,6 +232,7 @@ def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:
 
 def summarise(rows: list[dict[str, Any]]) -> str:
     """A table: a line a task and number of demonstrations, and the means, as Markdown."""
+    columns = [name for name in COLUMNS if any(name in row["outcomes"] for row in rows)]
 
     def line(first: str, some: list[dict[str, Any]]) -> list[str]:
         of = {
@@ -232,7 +251,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
             format_points(bootstrap(paired)),
             f"{100 * runs.min():+.0f}",
             f"{p:.3f}",
-            *(cells.get(name, "-") for name in COLUMNS),
+            *(cells.get(name, "-") for name in columns),
         ]
 
     lines = []
@@ -248,7 +267,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
             "real gain",
             "worst run",
             "sign test's p",
-            *COLUMNS.values(),
+            *(COLUMNS[name] for name in columns),
         ],
         lines,
     )
@@ -267,7 +286,9 @@ def run(args: Args) -> list[dict[str, Any]]:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
     save_record(args.out, {"steps": args.steps, "rows": rows})
-    print(summarise(rows))
+    means = summarise(rows)
+    args.out.with_suffix(".md").write_text(means + "\n", "utf-8")
+    print(means)
     return rows
 
 

@@ -27,6 +27,7 @@ _HOMES = {
     "Imagination": "imagination",
     "InitialFrames": "initial_frames",
     "MemoryFeatures": "features",
+    "Policy": "policy",
     "WorldModel": "world_model",
     "WorldModelConfig": "world_model",
     "WorldModelError": "reading",

@@ -23,7 +23,7 @@ from world4rl_gym.faces import (
     row_of,
     to_pixels,
 )
-from world4rl_gym.imagination import Imagination
+from world4rl_gym.imagination import Imagination, RewardFunction
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.window import Window
 from world4rl_gym.world_model import WorldModel
@@ -102,6 +102,8 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
         uncertainty_penalty: What a unit of uncertainty costs, in reward, at every step.
         max_uncertainty: Uncertainty above which an episode is truncated, and a success not
             believed; None never does that.
+        reward: A function of frames `(B, H, W, 3)` uint8 and task names to rewards `(B,)` and
+            success `(B,)` bool, in place of the memory's judgement; see `Imagination`.
         device: Where to compute; None stays where the model is.
         micro_batch_size: See `Imagination`; set alike here and in a vector env, rows agree exactly.
         obs_type: "pixels", "pixels_agent_pos" or "features".
@@ -130,6 +132,7 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
         success_threshold: float | None = None,
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
+        reward: RewardFunction | None = None,
         device: str | torch.device | None = None,
         micro_batch_size: int | None = None,
         obs_type: str = "pixels",
@@ -149,6 +152,7 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
             success_threshold=success_threshold,
             uncertainty_penalty=uncertainty_penalty,
             max_uncertainty=max_uncertainty,
+            reward=reward,
             device=device,
             micro_batch_size=micro_batch_size,
         )

@@ -29,9 +29,13 @@ from world4rl_gym.features import features
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.memory import MemoryState
 from world4rl_gym.noise import row_noise
+from world4rl_gym.pixels import channels_last
 from world4rl_gym.starts import Starts
 from world4rl_gym.tensors import plain_tensors
 from world4rl_gym.world_model import WorldModel
+
+RewardFunction = Callable[[np.ndarray, list[str]], tuple[np.ndarray, np.ndarray]]
+"""Frames `(B, H, W, 3)` uint8 and the rows' tasks -> rewards `(B,)`, success `(B,)` bool."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,8 @@ class ImaginedStep:
     """What one step of `B` rows gave.
 
     Attributes:
-        reward: `(B,)` float32, 1.0 where the task counts as solved, else 0.0; less the uncertainty
-            times its penalty.
+        reward: `(B,)` float32, 1.0 where the task counts as solved, else 0.0, or what one's own
+            function gave; less the uncertainty times its penalty.
         terminated: `(B,)` bool, where the task counts as solved.
         truncated: `(B,)` bool, where a row is not terminated: at the horizon, or where it is too
             uncertain.
@@ -98,6 +102,9 @@ class Imagination:
         uncertainty_penalty: What a unit of uncertainty costs, in reward, at every step.
         max_uncertainty: Uncertainty above which an episode is truncated; a success there is not
             believed. None never truncates for that.
+        reward: A function of all rows' present frames `(B, H, W, 3)` uint8 and their tasks, to
+            rewards `(B,)` and whether each row's episode ends in success, `(B,)` bool, in place of
+            the memory's judgement; every frame is drawn for it. None asks the memory.
         device: Where to compute; None stays where the model is.
         micro_batch_size: Rows computed at a time, the last batch padded. None computes all rows at
             once; a number makes a row's episode exactly independent of how many rows there are.
@@ -130,6 +137,7 @@ class Imagination:
         success_threshold: float | None = None,
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
+        reward: RewardFunction | None = None,
         device: str | torch.device | None = None,
         micro_batch_size: int | None = None,
     ) -> None:
@@ -147,6 +155,9 @@ class Imagination:
         self.success_threshold = _or(success_threshold, config.success_threshold)
         self.uncertainty_penalty = uncertainty_penalty
         self.max_uncertainty = max_uncertainty
+        if reward is not None and not callable(reward):
+            raise ValueError(f"reward: expected a function or None, got {reward!r:.100}")
+        self.reward = reward
         self.micro_batch_size = micro_batch_size
         self.device = world_model.device if chosen is None else chosen
         self.world_model = world_model.to(self.device)
@@ -320,11 +331,14 @@ class Imagination:
         self._doubt = torch.maximum(self._doubt, self._memory.disagreement)
         probability = self._memory.success_probability
         terminated = probability >= self.success_threshold
+        reward = terminated.float()
+        if self.reward is not None:
+            reward, terminated = self._rewarded(self.reward)
         truncated = self._steps >= self.max_episode_steps
         if self.max_uncertainty is not None:
             lost = self._doubt > self.max_uncertainty
             terminated, truncated = terminated & ~lost, truncated | lost
-        reward = terminated.float()
+            reward = torch.where(lost, reward.clamp(max=0.0), reward)
         if self.uncertainty_penalty:
             reward = reward - self.uncertainty_penalty * self._doubt
         return ImaginedStep(
@@ -386,6 +400,21 @@ class Imagination:
         if not bool(tensor.isfinite().all()):
             raise ValueError("action: expected finite values, got NaN or infinity")
         return tensor.clamp(-1.0, 1.0).to(torch.float32)
+
+    def _rewarded(self, function: RewardFunction) -> tuple[Tensor, Tensor]:
+        """What the user's own function makes of the present frames."""
+        frames = channels_last(self.frames.cpu()).numpy()
+        told = [np.asarray(values) for values in function(frames, self.tasks)]
+        if len(told) != 2 or any(values.shape != (self.num_envs,) for values in told):
+            shapes = [values.shape for values in told]
+            raise ValueError(f"reward: expected two arrays ({self.num_envs},), got {shapes}")
+        reward, terminated = told
+        if terminated.dtype != np.bool_ or not np.isfinite(reward).all():
+            raise ValueError("reward: expected finite rewards, and bools")
+        return (
+            torch.from_numpy(reward.astype(np.float32)).to(self.device),
+            torch.from_numpy(terminated.copy()).to(self.device),
+        )
 
     def _masked(self, mask: Tensor | np.ndarray) -> np.ndarray:
         tensor = torch.as_tensor(mask)

@@ -26,7 +26,7 @@ from world4rl_gym.faces import (
     row_of,
     to_pixels,
 )
-from world4rl_gym.imagination import Imagination
+from world4rl_gym.imagination import Imagination, RewardFunction
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.world_model import WorldModel
 
@@ -65,6 +65,7 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
         success_threshold: float | None = None,
         uncertainty_penalty: float = 0.0,
         max_uncertainty: float | None = None,
+        reward: RewardFunction | None = None,
         device: str | torch.device | None = None,
         micro_batch_size: int | None = None,
         obs_type: str = "pixels",
@@ -87,6 +88,7 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
             success_threshold=success_threshold,
             uncertainty_penalty=uncertainty_penalty,
             max_uncertainty=max_uncertainty,
+            reward=reward,
             device=device,
             micro_batch_size=micro_batch_size,
         )
