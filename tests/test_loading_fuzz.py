@@ -22,7 +22,7 @@ JSON_FILES.append("scheduler/scheduler_config.json")
 SETTINGS = settings(
     max_examples=50,
     deadline=None,
-    derandomize=True,
+    print_blob=True,  # every run tries other values; a failure says how to try its own again
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

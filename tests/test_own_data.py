@@ -29,7 +29,7 @@ from training import (
     train_eyes,
     train_memory,
 )
-from training.data.episodes import Episode, EpisodeError, load_episodes, task_names
+from training.data.episodes import Episode, EpisodeError, load_episode, load_episodes, task_names
 from training.envs.own_env import OwnEnvError, make_own_env
 from training.policies.ppo import UnitActions
 from training.policies.refinement import imagined_env
@@ -243,6 +243,25 @@ def test_fault_12_what_is_too_few_is_named(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match="expected expert train episodes .*--anywhere 0"):
         assemble_world_model.run(args)
     assemble_world_model.run(dataclasses.replace(args, anywhere=0))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_what_is_calibrated_comes_from_validation_episodes_alone(
+    tmp_path: Path, split: str
+) -> None:
+    folder = write_own(tmp_path / "data")
+    before = build(tmp_path)
+    for path in (folder / "push" / split).glob("*.npz"):
+        episode = load_episode(path)
+        success = np.zeros_like(episode.success)
+        success[-1] = not episode.solved
+        dataclasses.replace(episode, success=success).save(path)
+    shutil.rmtree(tmp_path / "runs" / "world_model")
+    after = build(tmp_path)
+    same = torch.equal(
+        before.task_memory("push").logit_shift, after.task_memory("push").logit_shift
+    )
+    assert same == (split == "test")
 
 
 def test_fault_13_what_is_saved_loads(tmp_path: Path) -> None:

@@ -200,6 +200,28 @@ def test_a_recorded_episode_done_again_is_the_same() -> None:
 
 
 @needs_gl
+def test_probes_are_not_the_expert() -> None:
+    from training.envs.rollouts import make_real_env, record
+    from training.envs.scripted import scripted
+
+    env = make_real_env("door-lock")
+    try:
+        done = {
+            behaviour: record(env, 3, behaviour, scripted(behaviour, env, 3)).actions
+            for behaviour in ("expert", "zero", "open-gripper", "reversed", "shuffled", "random")
+        }
+    finally:
+        env.close()
+    expert = done["expert"]
+    assert not done["zero"].any()
+    assert np.all(done["open-gripper"][:, 3] == -1)
+    assert np.array_equal(done["reversed"], expert[::-1])
+    assert not np.array_equal(done["shuffled"], expert)
+    assert np.array_equal(np.sort(done["shuffled"], axis=0), np.sort(expert, axis=0))
+    assert np.abs(done["random"]).mean() > 0.3
+
+
+@needs_gl
 def test_the_robots_state_is_observed_where_asked() -> None:
     from training.envs.real_env import RealEnv
 

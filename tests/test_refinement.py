@@ -17,7 +17,7 @@ from conftest import make_tiny_world_model
 from gl import needs_gl
 
 from training.data.episodes import DEMONSTRATIONS
-from training.envs.rollouts import Disturbed, perturbed, plan
+from training.envs.rollouts import Disturbed, imagined_outcomes, perturbed, plan
 from training.policies.imitation import fit
 from training.policies.ppo import learn_critic, make_ppo, policy_of
 from training.policies.refinement import (
@@ -182,6 +182,23 @@ def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
     told = Imagination(3, world_model, task="push").rollout(actions, starts)
     best = told.success_probability.amax(dim=1).numpy()
     assert np.array_equal(imagined, best >= imagination.success_threshold)
+
+
+def test_outcomes_stand_in_the_order_of_their_starts(world_model: WorldModel) -> None:
+    policy = make_policy(policy_config(world_model, "push"))
+    own = world_model.initial_frames
+    starts = own.rows(own.select("start", ["push"]))
+    best = Imagination(len(starts), world_model, initial_frames=starts)
+    best.reset(initial_frame=np.arange(len(starts)))
+    told = best.rollout(np.zeros((len(starts), 6, 3), np.float32), np.arange(len(starts)))
+    middle = float(told.success_probability.amax(dim=1).median())
+    judge = make_tiny_world_model(success_threshold=middle)
+    together = imagined_outcomes(policy, judge, starts)
+    alone = [
+        bool(imagined_outcomes(policy, judge, starts.rows([i]))[0]) for i in range(len(starts))
+    ]
+    assert together.tolist() == alone
+    assert alone != alone[::-1]
 
 
 def test_disturbances_persist_and_are_repeatable() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,15 @@ from conftest import CODES, make_tiny_world_model
 from episode_factory import write_episodes
 from safetensors.torch import load_file
 
-from training import clone_policy, refine_policy, train_denoiser
+from training import (
+    clone_policy,
+    distil_policy,
+    improve,
+    refine_policy,
+    train_denoiser,
+    train_eyes,
+    train_memory,
+)
 from training.runs.checkpoints import Checkpoints, RunError
 from training.runs.locks import InUseError, locked
 from training.runs.settings import SettingsError
@@ -106,16 +115,29 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def wait_for_losses(out: Path, process: subprocess.Popen[str], count: int = 5) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (out / "losses.csv").exists() and len(losses(out)) >= count:
+            return
+        time.sleep(0.01)
+
+
 def test_T1_killed_and_resumed_equals_uninterrupted(
     data: Path, finished: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "killed"
-    for step in (4, 12):
-        process = start(out, data)
+    """Killed at any moment, also while a checkpoint is written: one is written at every step."""
+    out, rng = tmp_path / "killed", random.Random()
+    every = {"checkpoint_every": 1}
+    for step in (1, rng.randint(2, 12)):
+        process = start(out, data, **every)
         wait_for_step(out, step, process)
+        time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    ended = subprocess.run(command(out, data), capture_output=True, text=True, env=same_threads())
+    ended = subprocess.run(
+        command(out, data, **every), capture_output=True, text=True, env=same_threads()
+    )
     assert ended.returncode == 0, ended.stderr
     assert same(weights(out), weights(finished))
     assert losses(out) == losses(finished)
@@ -165,13 +187,29 @@ except (OSError, RuntimeError):
     assert state["step"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("trainer", "number"),
+    [
+        ("train_denoiser", signal.SIGTERM),
+        ("train_denoiser", signal.SIGINT),
+        ("train_memory", signal.SIGTERM),
+        ("train_eyes", signal.SIGTERM),
+    ],
+)
 def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
-    data: Path, tmp_path: Path, number: signal.Signals
+    data: Path, tmp_path: Path, trainer: str, number: signal.Signals
 ) -> None:
     out = tmp_path / "stopped"
-    process = start(out, data, steps=100_000)
-    wait_for_step(out, 4, process)
+    if trainer == "train_denoiser":
+        line = command(out, data, steps=100_000)
+    else:
+        line = [sys.executable, "-m", f"training.{trainer}", "--task", "push", "--out", str(out)]
+        line += ["--episodes", str(data), "--width", "4", "--steps", "100000"]
+        line += ["--eyes", str(data / "fixed")] if trainer == "train_memory" else []
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=same_threads()
+    )
+    wait_for_losses(out, process)
     process.send_signal(number)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number
@@ -198,7 +236,7 @@ def test_T6_a_loss_that_is_not_finite_is_skipped_then_stops_the_run(
     data: Path, tmp_path: Path, capsys
 ) -> None:
     changes = {"learning_rate": 1e38, "checkpoint_every": 1}
-    with pytest.raises(RunError, match="not finite 5 steps in a row"):
+    with pytest.raises(RunError, match="not finite 5 steps in a row, the last at step 5 "):
         train_denoiser.run(tiny_args(tmp_path / "nan", data, **changes))
     said = capsys.readouterr().out
     assert "the step is skipped" in said
@@ -231,7 +269,15 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
     world_model, out = tmp_path / "world_model", tmp_path / "out"
     make_tiny_world_model().save_pretrained(world_model)
     episodes = write_episodes(tmp_path / "data")
+    eyes = episodes / "fixed"
+    save_component(Eyes(frame_size=16, code_size=CODES, width=4).eval(), eyes / "eyes")
+    model = str(world_model)
     trainers = [
+        lambda: train_eyes.train(train_eyes.Args("push", episodes, out, steps=1)),
+        lambda: train_memory.run(train_memory.Args("push", episodes, eyes, out, steps=1)),
+        lambda: train_denoiser.run(train_denoiser.Args(("push",), episodes, eyes, out, steps=1)),
+        lambda: distil_policy.run(distil_policy.Args(str(cloned), out, model, steps=1)),
+        lambda: improve.run(improve.Args("push", out, episodes, model)),
         lambda: clone_policy.run(
             clone_policy.Args("push", str(world_model), episodes, 3, out, steps=1)
         ),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import torch
 from gymnasium.error import Error, ResetNeeded
@@ -407,6 +409,20 @@ def test_E17_a_success_on_the_last_step_does_not_truncate(tiny_world_model: Worl
     env.reset(seed=0)
     _, reward, terminated, truncated, _ = env.step(np.zeros((2, 3)))
     assert reward.tolist() == [1.0, 1.0] and terminated.all() and not truncated.any()
+
+
+def test_E21_a_vector_step_leaves_nothing_behind(tiny_world_model: WorldModel) -> None:
+    env = ImaginedVectorEnv(4, tiny_world_model, obs_type="features")
+    env.reset(seed=0)
+    action = np.zeros((4, 3), np.float32)
+    memory = []
+    for steps in (300, 600):
+        for _ in range(steps):
+            env.step(action)
+        gc.collect()
+        memory.append(psutil.Process().memory_info().rss / 2**20)
+    assert memory[1] - memory[0] < 20  # MiB; 100 KB a step would be 60
+    env.close()
 
 
 def test_E2_vector_calls_return_fresh_objects(tiny_world_model: WorldModel) -> None:

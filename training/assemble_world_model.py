@@ -92,9 +92,9 @@ def run(args: Args) -> None:
     if args.world_model is not None:
         world_model = WorldModel.from_pretrained(args.world_model)
         for task in args.tasks:
-            memory, told = calibrated(args, task, world_model.task_eyes(task))
+            memory, note = calibrated(args, task, world_model.task_eyes(task))
             world_model.task_memory(task).load_state_dict(memory.state_dict())
-            world_model.config.provenance[task] = told
+            world_model.config.provenance[task] = note
         world_model.save_pretrained(args.out)
         print(f"done: {args.out}")
         return
@@ -191,11 +191,11 @@ def calibrated(args: Args, task: str, eyes: TaskEyes) -> tuple[TaskMemory, str]:
     kind = f"{len(sequences)} validation {'plans' if plans else 'episodes'}"
     solved = int(sequences.outcome.sum())
     if 0 < solved < len(sequences):
-        told = f"logits shifted by {calibrate(memory, sequences):.2f} on {kind}"
+        note = f"logits shifted by {calibrate(memory, sequences):.2f} on {kind}"
     else:  # would be moved as far as it goes
-        told = f"not calibrated: of {kind}, {solved} solve the task"
-    print(f"{task}: {told}")
-    return memory, told
+        note = f"not calibrated: of {kind}, {solved} solve the task"
+    print(f"{task}: {note}")
+    return memory, note
 
 
 def _contexts(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:

@@ -239,16 +239,16 @@ def format_table(report: dict[str, Any]) -> str:
         ),
     )
     precision = "bfloat16" if report["bfloat16"] else "float32"
-    told = (
+    footnote = (
         f"{report['device']}, {report['cores']} cores, {report['threads']} threads, frames in "
         f"{precision}; {report['gflop_a_frame']:.3f} GFLOP a drawn frame."
     )
     if "ppo_seconds" in report:
-        told += (
+        footnote += (
             f" PPO on features, {report['ppo_steps']:,} steps with its updates, on one thread: "
             f"{report['ppo_seconds']:.1f} s."
         )
-    return f"{table}\n\n{told}"
+    return f"{table}\n\n{footnote}"
 
 
 def _synchronize() -> None:

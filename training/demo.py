@@ -152,7 +152,7 @@ def run(args: Args) -> dict[str, Any]:
 
 def run_draws(args: Args) -> list[dict[str, Any]]:
     """Runs the demo from several seeds; a draw that is done is not done again."""
-    told = []
+    results = []
     for seed in range(args.seed, args.seed + args.draws):
         out = args.out / str(seed)
         path = out / "report.json"
@@ -163,21 +163,21 @@ def run_draws(args: Args) -> list[dict[str, Any]]:
             name: {where: float(np.mean(kept)) for where, kept in report[name].items()}
             for name in ("cloned", "refined")
         }
-        told.append({"task": args.task, "seed": seed, "episodes": args.episodes, **successes})
-    save_record(args.out / "draws.json", told)
-    return told
+        results.append({"task": args.task, "seed": seed, "episodes": args.episodes, **successes})
+    save_record(args.out / "draws.json", results)
+    return results
 
 
 def describe(report: dict[str, Any]) -> str:
     """The result in a few lines, and what chance does at this number of episodes."""
     lines = [f"{report['task']}, {len(report['cloned']['imagined'])} held-out starts"]
     for name in ("cloned", "refined"):
-        told = [
+        parts = [
             f"{where} {format_rate(rate(report[name][where]))}"
             for where in ("real", "imagined")
             if where in report[name]
         ]
-        lines.append(f"  {name:8} {'   '.join(told)}")
+        lines.append(f"  {name:8} {'   '.join(parts)}")
     if "real" in report["cloned"]:
         gain = paired_difference(
             np.array(report["refined"]["real"]), np.array(report["cloned"]["real"])

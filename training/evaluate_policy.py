@@ -133,10 +133,10 @@ def run(args: Args) -> dict[str, list[bool]]:
     if "recorded" in outcomes:
         agree = rate(outcomes["recorded"] == outcomes["recorded_imagined"])
         print(f"{args.task}: imagination agrees with what was recorded: {format_rate(agree)}")
-    told = {name: own.tolist() for name, own in outcomes.items()}
+    report = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
-        save_record(args.out, {"task": args.task, **told})
-    return told
+        save_record(args.out, {"task": args.task, **report})
+    return report
 
 
 def main() -> None:

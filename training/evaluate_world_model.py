@@ -120,7 +120,7 @@ def fresh_plans(
     if not own:
         return [], []
     episodes: list[Episode] = []
-    told = []
+    summaries = []
     share = args.plans // len(own)
     for index, folder in enumerate(own):
         refined = refine_imagined(
@@ -142,17 +142,17 @@ def fresh_plans(
         ]
         episodes += done
         real = float(np.mean([episode.solved for episode in done]))
-        told.append(
+        summaries.append(
             {"task": task, "policy": name, "imagined": float(imagined.mean()), "real": real}
         )
-    return episodes, told
+    return episodes, summaries
 
 
 def closed_loop(
     args: Args, world_model: WorldModel, task: str, episodes: Sequence[Episode]
 ) -> list[dict[str, Any]]:
     """M2c: each unseen policy acts in imagination from the starts at which it acted in reality."""
-    told = []
+    summaries = []
     for folder in policies_of(args, task):
         played = [e for e in episodes if e.behaviour == "policy" and e.policy == folder.name]
         if not played:
@@ -160,7 +160,7 @@ def closed_loop(
         starts = contexts_of(played, world_model.config.tasks)
         imagination = Imagination(len(played), world_model, initial_frames=starts)
         _, imagined = plan(imagination, Policy.from_pretrained(folder), np.arange(len(played)))
-        told.append(
+        summaries.append(
             {
                 "task": task,
                 "policy": folder.name,
@@ -168,7 +168,7 @@ def closed_loop(
                 "real": float(np.mean([e.solved for e in played])),
             }
         )
-    return told
+    return summaries
 
 
 def optimism(args: Args, world_model: WorldModel, task: str, env: RealEnv) -> dict[str, Any]:
@@ -179,9 +179,11 @@ def optimism(args: Args, world_model: WorldModel, task: str, env: RealEnv) -> di
             record(env, seed, behaviour, scripted(behaviour, env, seed, hold=5))  # type: ignore[arg-type]
             for seed in split_seeds(args.split, args.probes, 40_000 + 1000 * index)
         ]
-        told = outcome_figures(imagine(world_model, episodes), world_model.config.success_threshold)
-        figures[behaviour] = {k: told[k] for k in ("episodes", "real", "imagined")} | {
-            "imagined_minus_real": told["imagined_minus_real"]
+        measured = outcome_figures(
+            imagine(world_model, episodes), world_model.config.success_threshold
+        )
+        figures[behaviour] = {k: measured[k] for k in ("episodes", "real", "imagined")} | {
+            "imagined_minus_real": measured["imagined_minus_real"]
         }
     return figures
 
@@ -247,12 +249,12 @@ def measure_task(args: Args, world_model: WorldModel, task: str) -> dict[str, An
                 centres = [object_places(env, one.episode) for one in drawn]
                 figures["contact"] = contact_psnr(drawn, centres)
                 figures["probes"] = optimism(args, world_model, task, env)
-            plans, told = fresh_plans(args, world_model, task, env)
+            plans, summaries = fresh_plans(args, world_model, task, env)
         finally:
             env.close()
         if plans:
             figures["plans"] = outcome_figures(imagine(world_model, plans), threshold)
-        figures["closed_loop"] += told
+        figures["closed_loop"] += summaries
     save_pictures(args.out / "pictures", task, drawn)
     return figures
 

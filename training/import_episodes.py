@@ -346,7 +346,7 @@ class Import:
         number = recording.name.rsplit(" ", 1)[-1]
         if {recording.name, number} & set(self.args.failures):
             arrays["success"][:] = False
-        if recording.told_late:
+        if recording.moved_to_last:
             self.note(
                 self.changed,
                 "success was told of a frame that was not recorded; it counts at the last one",
@@ -441,7 +441,7 @@ class Import:
         }
 
 
-def told(record: dict[str, Any]) -> str:
+def described(record: dict[str, Any]) -> str:
     """What an import did, in a few lines."""
     lines = [
         f"{name}: {own['episodes']} episodes, {own['solved']} solved"
@@ -468,7 +468,7 @@ def run(args: Args) -> dict[str, Any]:
         SettingsError: What was asked for does not fit it, or the task has episodes already.
     """
     record = Import(args).run()
-    print(told(record))
+    print(described(record))
     print(f"done: {args.out / args.task}; all that was dropped or changed stands in {RECORD}")
     return record
 

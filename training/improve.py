@@ -252,12 +252,12 @@ def measured(
         seeds = split_seeds("test", args.test_episodes, 400_000)
         for name, (policy, spent) in policies.items():
             outcomes = real_outcomes(env, policy, world_model, seeds, name)
-            told = rate(outcomes)
+            success = rate(outcomes)
             report["policies"][name] = {
                 "real_episodes_spent": spent,
-                "real": dataclasses.asdict(told),
+                "real": dataclasses.asdict(success),
             }
-            print(f"{name}: {format_rate(told)} after {spent} real episodes")
+            print(f"{name}: {format_rate(success)} after {spent} real episodes")
         env.close()
     save_record(args.out / "report.json", report)
     return report

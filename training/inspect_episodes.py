@@ -133,48 +133,48 @@ def near_misses(briefs: Sequence[Brief]) -> int | None:
 
 def warnings_of(task: str, briefs: Sequence[Brief]) -> list[str]:
     """What should be mended before training, in plain sentences."""
-    told = []
+    warnings = []
     train = [b for b in briefs if b.split == "train"]
     counts = {s: [b.solved for b in briefs if b.split == s] for s in SPLITS}
     for split in SPLITS:
         own = counts[split]
         if not own:
-            told.append(f"There are no {split} episodes.")
+            warnings.append(f"There are no {split} episodes.")
         elif not any(own):
-            told.append(f"No {split} episode solves the task.")
+            warnings.append(f"No {split} episode solves the task.")
         elif all(own):
-            told.append(
+            warnings.append(
                 f"There are no failures among the {split} episodes: what fails is judged badly."
             )
     if len(train) < FEW:
-        told.append(f"There are {len(train)} training episodes; {FEW} or more are better.")
+        warnings.append(f"There are {len(train)} training episodes; {FEW} or more are better.")
     if not any(b.behaviour == "replay" for b in train) and near_misses(train) == 0:
-        told.append("There are no near-misses: no failure ends like a success.")
+        warnings.append("There are no near-misses: no failure ends like a success.")
     shapes = {b.shape for b in briefs}
     if len(shapes) > 1:
-        told.append(
+        warnings.append(
             "Episodes differ in (height, width, action, state, command) size: "
             + ", ".join(map(str, sorted(shapes)))
         )
-        return told
+        return warnings
     try:
         check_frame_size("frames", *briefs[0].shape[:2])
     except EpisodeError as error:
-        told.append(f"{error}.")
+        warnings.append(f"{error}.")
     if train:
         count = sum(b.length for b in train)
         mean, square = np.sum([b.actions for b in train], axis=0) / count
         still = np.flatnonzero(np.sqrt(np.maximum(square - mean**2, 0)) < STILL)
-        told += [f"Action component {j} never varies." for j in still]
+        warnings += [f"Action component {j} never varies." for j in still]
         first = np.stack([b.first for b in train])
         if len(train) > 1 and float(np.ptp(first, axis=0).max()) <= ALIKE:
-            told.append("All starts look alike: other starts are judged badly.")
+            warnings.append("All starts look alike: other starts are judged badly.")
         if max(b.length for b in train) > 2 * min(b.length for b in train):
-            told.append(
+            warnings.append(
                 f"Lengths differ much, {min(b.length for b in train)} to "
                 f"{max(b.length for b in train)} decisions; the horizon becomes the longest."
             )
-    return told
+    return warnings
 
 
 def inspect(folder: Path, tasks: Sequence[str] = ()) -> dict[str, dict[str, Any]]:

@@ -143,8 +143,8 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
     if path.exists():
         kept = json.loads(path.read_text())
-    if told := differences(kept["settings"], asked):
-        raise SettingsError(f"{out}: holds a cell of other settings ({told})")
+    if differing := differences(kept["settings"], asked):
+        raise SettingsError(f"{out}: holds a cell of other settings ({differing})")
     outcomes: dict[str, str] = kept["outcomes"]
     missing = [name for name in args.policies if name not in outcomes]
     if missing:
@@ -166,7 +166,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         "episodes": args.episodes,
         "real_episodes_spent": cell.demonstrations,
         "observation": "features",
-        **{name: dataclasses.asdict(rate(_unpacked(told))) for name, told in outcomes.items()},
+        **{name: dataclasses.asdict(rate(_unpacked(packed))) for name, packed in outcomes.items()},
         "outcomes": outcomes,
     }
 
@@ -207,8 +207,8 @@ def _packed(solved: np.ndarray) -> str:
     return "".join("1" if one else "0" for one in solved)
 
 
-def _unpacked(told: str) -> np.ndarray:
-    return np.array([one == "1" for one in told], float)
+def _unpacked(packed: str) -> np.ndarray:
+    return np.array([one == "1" for one in packed], float)
 
 
 def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:

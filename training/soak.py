@@ -118,19 +118,21 @@ def main(arguments: list[str] | None = None) -> int:
         "making": soak_cycles(args.world_model, args.cycles),
     }
     grew = [
-        f"{part}: {name} {told[name]}"
-        for part, told in result.items()
+        f"{part}: {name} {measured[name]}"
+        for part, measured in result.items()
         for name, most in (
             ("memory_growth_mb", LARGEST_GROWTH_MB),
             ("handle_growth", 0),
             ("thread_growth", 0),
         )
-        if told[name] > most
+        if measured[name] > most
     ]
     save_record(args.out, {"flat": not grew, **result})
-    for part, told in result.items():
-        shown = {name: value for name, value in told.items() if name != "memory_mb"}
-        print(f"{part}: {shown}, memory {told['memory_mb'][0]} to {told['memory_mb'][-1]} MB")
+    for part, measured in result.items():
+        shown = {name: value for name, value in measured.items() if name != "memory_mb"}
+        print(
+            f"{part}: {shown}, memory {measured['memory_mb'][0]} to {measured['memory_mb'][-1]} MB"
+        )
     print("flat" if not grew else f"grew: {'; '.join(grew)}")
     return 1 if grew else 0
 

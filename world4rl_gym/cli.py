@@ -202,8 +202,8 @@ def doctor(args: argparse.Namespace) -> None:
     from world4rl_gym.doctor import examine
 
     rows, works = examine()
-    for there, name, told in rows:
-        print(f"{'ok' if there else '--'}  {name:20}  {told}")
+    for there, name, detail in rows:
+        print(f"{'ok' if there else '--'}  {name:20}  {detail}")
     if not works:
         raise CommandError("the package does not work here; see the lines above")
 

@@ -63,8 +63,8 @@ def _hardware() -> list[tuple[bool, str, str]]:
         fast = torch.cuda.is_bf16_supported()
     else:
         fast = torch.cpu._is_avx512_bf16_supported()
-    told = "frames are drawn in it" if fast else "frames are drawn in float32, about half as fast"
-    return [cuda, (fast, "bfloat16", told)]
+    detail = "frames are drawn in it" if fast else "frames are drawn in float32, about half as fast"
+    return [cuda, (fast, "bfloat16", detail)]
 
 
 def _embedded() -> tuple[bool, str, str]:

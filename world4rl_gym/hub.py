@@ -159,14 +159,14 @@ def download(
             )
         )
     except Exception as error:  # whatever the client, or the network library below it, raises
-        reason = reason_of(error) if answer.reached else f"{answer.told}, and the cache lacks it"
+        reason = reason_of(error) if answer.reached else f"{answer.reason}, and the cache lacks it"
         raise WorldModelError(
             f"{repo_id}: no such folder, and not to be had from the Hub"
             f"{f' at revision {revision}' if revision else ''} ({reason}{_login(error)}); {_WAY_ON}"
         ) from None
     if not offline and folder.name not in (answer.commit, revision):
         warnings.warn(
-            f"{repo_id}: {answer.told}; the cache's commit {folder.name} is used, which may be "
+            f"{repo_id}: {answer.reason}; the cache's commit {folder.name} is used, which may be "
             f"older than {revision or 'main'}",
             stacklevel=2,
         )
@@ -178,7 +178,7 @@ class _Answer(NamedTuple):
 
     commit: str | None
     reached: bool
-    told: str
+    reason: str
 
 
 def _ask(repo_id: str, revision: str | None, names: Sequence[str]) -> _Answer:
@@ -199,8 +199,8 @@ def _ask(repo_id: str, revision: str | None, names: Sequence[str]) -> _Answer:
     except HfHubHTTPError as error:  # it answers; the client knows what each refusal means
         return _Answer(None, True, f"the Hub refused ({reason_of(error)}{_login(error)})")
     except Exception as error:  # no route, no answer in time: only the cache is left
-        told = f"the Hub was not reached within {seconds:g} s ({reason_of(error)})"
-        return _Answer(None, False, told)
+        reason = f"the Hub was not reached within {seconds:g} s ({reason_of(error)})"
+        return _Answer(None, False, reason)
     sizes = {
         file.rfilename: file.size or 0
         for file in info.siblings or []
@@ -291,9 +291,9 @@ def upload(
         )
     except Exception as error:  # whatever the client, or the network library below it, raises
         cause = error.__cause__
-        told = f"{reason_of(error)}; {reason_of(cause)}" if cause else reason_of(error)
+        reason = f"{reason_of(error)}; {reason_of(cause)}" if cause else reason_of(error)
         raise WorldModelError(
-            f"{repo_id}: was not uploaded ({told}{_login(error)}); "
+            f"{repo_id}: was not uploaded ({reason}{_login(error)}); "
             "the same command goes on from there"
         ) from None
     return commit.oid

@@ -404,11 +404,11 @@ class Imagination:
     def _rewarded(self, function: RewardFunction) -> tuple[Tensor, Tensor]:
         """What the user's own function makes of the present frames."""
         frames = channels_last(self.frames.cpu()).numpy()
-        told = [np.asarray(values) for values in function(frames, self.tasks)]
-        if len(told) != 2 or any(values.shape != (self.num_envs,) for values in told):
-            shapes = [values.shape for values in told]
+        answer = [np.asarray(values) for values in function(frames, self.tasks)]
+        if len(answer) != 2 or any(values.shape != (self.num_envs,) for values in answer):
+            shapes = [values.shape for values in answer]
             raise ValueError(f"reward: expected two arrays ({self.num_envs},), got {shapes}")
-        reward, terminated = told
+        reward, terminated = answer
         if terminated.dtype != np.bool_ or not np.isfinite(reward).all():
             raise ValueError("reward: expected finite rewards, and bools")
         return (

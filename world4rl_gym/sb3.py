@@ -80,13 +80,13 @@ class ImaginedVecEnv(VecEnv):
         infos = []
         for row in range(self.num_envs):
             if done[row]:
-                told = _row(info["final_info"], row)
+                own = _row(info["final_info"], row)
                 self.reset_infos[row] = _row(info, row)
-                told["terminal_observation"] = info["final_obs"][row]
+                own["terminal_observation"] = info["final_obs"][row]
             else:
-                told = _row(info, row)
-            told["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
-            infos.append(told)
+                own = _row(info, row)
+            own["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
+            infos.append(own)
         return observation, reward.astype(np.float32), done, infos
 
     def close(self) -> None:
@@ -135,11 +135,11 @@ def _merged(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _row(info: dict[str, Any], row: int) -> dict[str, Any]:
     """One row's info out of a vector env's."""
-    told = {}
+    own = {}
     for key, values in info.items():
         if key in ("final_obs", "final_info"):
             continue
         if not key.startswith("_") and info.get(f"_{key}", np.zeros(row + 1, bool))[row]:
             value = values[row]
-            told[key] = value.item() if isinstance(value, np.generic) else value
-    return told
+            own[key] = value.item() if isinstance(value, np.generic) else value
+    return own

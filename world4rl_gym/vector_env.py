@@ -254,7 +254,7 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     def _info(self, mask: np.ndarray, success: np.ndarray) -> dict[str, Any]:
         """What `ImaginedEnv` tells, of the masked rows, as `VectorEnv._add_info` lays it out."""
-        told = {
+        values_of = {
             "task": np.array(self.imagination.tasks, dtype=object),
             "initial_frame": self.imagination.drawn,
             "success_probability": self.imagination.memory.success_probability.cpu().numpy(),
@@ -262,7 +262,7 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
             "uncertainty": self.imagination.uncertainty.cpu().numpy(),
         }
         info: dict[str, Any] = {}
-        for key, values in told.items():
+        for key, values in values_of.items():
             if values.dtype == np.float32:
                 values = values.astype(np.float64)
             info[key] = np.full(self.num_envs, None if values.dtype == object else 0, values.dtype)

@@ -1,7 +1,7 @@
 """Episodes on disk: one lossless compressed file each, checked whenever it is read.
 
 The one place that says how frames and actions line up: ``action[t]`` leads from ``frame[t]`` to
-``frame[t + 1]``, and ``success[t]`` is told of ``frame[t + 1]``.
+``frame[t + 1]``, and ``success[t]`` speaks of ``frame[t + 1]``.
 """
 
 from __future__ import annotations
@@ -306,16 +306,18 @@ def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> Non
         split: [bool(success.any()) for success in read_outcomes(folder, task, split)]
         for split in SPLITS
     }
-    told = ", ".join(f"{split} {sum(own)} of {len(own)}" for split, own in counts.items())
+    solved_of = ", ".join(f"{split} {sum(own)} of {len(own)}" for split, own in counts.items())
     if len(counts["train"]) < 2:
         raise EpisodeError(f"{where}: expected at least 2, better 50, got {len(counts['train'])}")
     if not any(counts["train"]):
-        raise EpisodeError(f"{where}: expected some that solve the task, got none; solved: {told}")
+        raise EpisodeError(
+            f"{where}: expected some that solve the task, got none; solved: {solved_of}"
+        )
     for split in ("train", "validation"):
         own = counts[split]
         if own and (all(own) or not any(own)):
             kind = "fails" if all(own) else "solves the task"
-            print(f"note: {split} episodes of {task}: none {kind}; solved: {told}", flush=True)
+            print(f"note: {split} episodes of {task}: none {kind}; solved: {solved_of}", flush=True)
 
 
 def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:

@@ -91,10 +91,10 @@ class OwnEnv(gym.Wrapper[Any, Any, Any, Any]):
         if "is_success" not in info:
             raise OwnEnvError(f"info: expected 'is_success' in it, got {sorted(info)}")
         info = {**info, "is_success": bool(info["is_success"])}
-        told = self._seen, float(reward), terminated, truncated, info
+        outcome = self._seen, float(reward), terminated, truncated, info
         if terminated or truncated:
-            self._last = told
-        return told
+            self._last = outcome
+        return outcome
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The present frame, `(H, W, 3)` uint8."""

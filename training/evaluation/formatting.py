@@ -24,10 +24,10 @@ def format_rate(value: Rate | None) -> str:
 
 def format_points(value: Rate) -> str:
     """A difference of two shares, `+5 [-2, +11]`; without the interval where there is none."""
-    told = f"{100 * value.mean:+.0f}"
+    points = f"{100 * value.mean:+.0f}"
     if math.isnan(value.low):
-        return told
-    return f"{told} [{100 * value.low:+.0f}, {100 * value.high:+.0f}]"
+        return points
+    return f"{points} [{100 * value.low:+.0f}, {100 * value.high:+.0f}]"
 
 
 def number(value: float | None) -> float:

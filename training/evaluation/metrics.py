@@ -193,5 +193,5 @@ def place_errors(
     known = design((codes - mean) / deviation).astype(np.float64)
     ridge = 1e-5 * len(known) * np.eye(known.shape[1])
     weights = np.linalg.solve(known.T @ known + ridge, known.T @ places)
-    told = design((test_codes - mean) / deviation) @ weights
-    return np.linalg.norm(told - test_places, axis=1)
+    predicted = design((test_codes - mean) / deviation) @ weights
+    return np.linalg.norm(predicted - test_places, axis=1)

@@ -127,16 +127,16 @@ def _imagine(world_model: WorldModel, episodes: list[Episode], draw: bool) -> li
     contexts = contexts_of(episodes, world_model.config.tasks)
     imagination = Imagination(len(episodes), world_model, initial_frames=contexts)
     imagination.rngs = [np.random.default_rng(episode.seed) for episode in episodes]
-    told = imagination.rollout(
+    imagined = imagination.rollout(
         np.stack([episode.actions for episode in episodes]), np.arange(len(episodes)), draw
     )
-    drawn = None if told.frames is None else channels_last(told.frames).cpu().numpy()
+    drawn = None if imagined.frames is None else channels_last(imagined.frames).cpu().numpy()
     return [
         Imagined(
             episode,
-            told.success_probability[i].cpu().numpy(),
-            told.uncertainty[i].cpu().numpy(),
-            told.state[i].cpu().numpy(),
+            imagined.success_probability[i].cpu().numpy(),
+            imagined.uncertainty[i].cpu().numpy(),
+            imagined.state[i].cpu().numpy(),
             None if drawn is None else np.concatenate([episode.frames[:1], drawn[i]]),
         )
         for i, episode in enumerate(episodes)

@@ -104,11 +104,11 @@ def fit(
     for _ in range(steps):
         rows = torch.randint(len(done), (batch_size,), generator=generator)
         shown = None if frames is None else _shifted(frames[rows], generator)
-        told = None
+        vector = None
         if vectors is not None:
             noise = torch.randn(batch_size, vectors.shape[1], generator=generator)
-            told = vectors[rows] + NOISE * scale * noise
-        loss = (policy(shown, told) - done[rows]).abs().mean()
+            vector = vectors[rows] + NOISE * scale * noise
+        loss = (policy(shown, vector) - done[rows]).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

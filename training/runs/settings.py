@@ -81,10 +81,10 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
             kept = json.loads(path.read_bytes())
         except ValueError as error:
             raise SettingsError(f"{path}: not readable JSON ({error})") from None
-        told = differences({k: v for k, v in kept.items() if k not in free}, settings)
-        if told:
+        differing = differences({k: v for k, v in kept.items() if k not in free}, settings)
+        if differing:
             raise SettingsError(
-                f"{out}: holds a run with other settings ({told}); "
+                f"{out}: holds a run with other settings ({differing}); "
                 "choose another folder, or remove this one"
             )
         return

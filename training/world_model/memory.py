@@ -121,28 +121,30 @@ def unroll(memory: TaskMemory, sequences: Sequences, length: int | None = None) 
 
 def memory_loss(memory: TaskMemory, batch: Sequences, length: int, run: MemoryRun) -> Tensor:
     """The loss over the first `length` decisions: success, robot state and code."""
-    told = unroll(memory, batch, length)
+    predicted = unroll(memory, batch, length)
     mask = batch.mask[:, :length]
-    success = batch.success[:, :length, None].expand_as(told.logit)
+    success = batch.success[:, :length, None].expand_as(predicted.logit)
     weight = mask[:, :, None]
     total = mask.sum() * memory.config.members
     loss = (
         2
-        * (weight * F.binary_cross_entropy_with_logits(told.logit, success, reduction="none")).sum()
+        * (
+            weight * F.binary_cross_entropy_with_logits(predicted.logit, success, reduction="none")
+        ).sum()
         / total
     )
     if memory.config.state_size:
-        truth = batch.state[:, 1 : length + 1, None].expand_as(told.state)
+        truth = batch.state[:, 1 : length + 1, None].expand_as(predicted.state)
         wrong = F.smooth_l1_loss(
-            told.state / memory.state_step,
+            predicted.state / memory.state_step,
             truth / memory.state_step,
             reduction="none",
             beta=STATE_BETA,
         )
         loss = loss + run.state_weight * (weight * wrong.mean(dim=3)).sum() / total
     if run.code_weight:
-        truth = batch.code_change[:, :length, None].expand_as(told.code_change)
-        wrong = F.smooth_l1_loss(told.code_change, truth, reduction="none", beta=STATE_BETA)
+        truth = batch.code_change[:, :length, None].expand_as(predicted.code_change)
+        wrong = F.smooth_l1_loss(predicted.code_change, truth, reduction="none", beta=STATE_BETA)
         drawn = weight * batch.drawn[:, None, None]
         seen = (drawn.sum() * memory.config.members).clamp(min=1)
         loss = loss + run.code_weight * (drawn * wrong.mean(dim=3)).sum() / seen

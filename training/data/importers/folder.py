@@ -98,10 +98,10 @@ def read(folder: Path, choice: Choice) -> Source:
                 raise SourceError(f"{path}: command: expected 'state...' columns, found none")
             joined = np.concatenate(parts, axis=1)
             commands = np.concatenate([joined[:1, : actions.shape[1]], actions])
-        told = None
+        values = None
         if key != rule:
-            told = numbers(path, f"{name}: {key}", [[_number(row[key])] for row in own])
-        success, late = success_of(rule, told, count, of_next=key.startswith("next."))
+            values = numbers(path, f"{name}: {key}", [[_number(row[key])] for row in own])
+        success, late = success_of(rule, values, count, of_next=key.startswith("next."))
         return Recording(
             name,
             place,

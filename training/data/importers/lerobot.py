@@ -94,8 +94,8 @@ def read(folder: Path, choice: Choice) -> Source:
         elif command is not None:
             commands = column(command)
         key = rule.removeprefix("column:")
-        told = column(key) if key != rule else None
-        success, late = success_of(rule, told, length, of_next=key.startswith("next."))
+        values = column(key) if key != rule else None
+        success, late = success_of(rule, values, length, of_next=key.startswith("next."))
         file: Path
         frames: Callable[[], Iterable[np.ndarray]]
         if camera in table:

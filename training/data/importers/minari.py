@@ -68,21 +68,21 @@ def read(source: Path, choice: Choice) -> Source:
     def recording(episode: Any) -> Recording:
         name = f"episode {episode.id}"
         seen = _leaves(episode.observations)
-        told_of = {**_leaves(episode.infos or {}), **seen}
+        columns = {**_leaves(episode.infos or {}), **seen}
         count = len(seen[camera]) if camera in seen else 0
 
         def column(wanted: str) -> np.ndarray:
             if wanted in ("rewards", "terminations"):
                 return numbers(source, f"{name}: {wanted}", getattr(episode, wanted))
-            if wanted not in told_of:
+            if wanted not in columns:
                 raise SourceError(
-                    f"{source}: {name}: expected {wanted!r}, found {', '.join(sorted(told_of))}"
+                    f"{source}: {name}: expected {wanted!r}, found {', '.join(sorted(columns))}"
                 )
-            return numbers(source, f"{name}: {wanted}", told_of[wanted])
+            return numbers(source, f"{name}: {wanted}", columns[wanted])
 
-        told = column(key) if key is not None else None
-        of_next = told is not None and len(told) == count - 1
-        success, late = success_of(rule, told, count, of_next)
+        values = column(key) if key is not None else None
+        of_next = values is not None and len(values) == count - 1
+        success, late = success_of(rule, values, count, of_next)
         return Recording(
             name,
             source,

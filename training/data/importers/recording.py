@@ -33,7 +33,7 @@ class Recording:
         command: `(F, C)` float, what the robot is commanded to at each frame; None without it.
         success: `(F - 1,)` bool; whether the task stands solved in frame t + 1. None where the
             source does not tell.
-        told_late: Whether success was told only of a frame that was not recorded; it was moved to
+        moved_to_last: Whether success was told only of a frame that was not recorded; it was moved to
             the last one.
     """
 
@@ -45,7 +45,7 @@ class Recording:
     state: np.ndarray | None
     command: np.ndarray | None
     success: np.ndarray | None
-    told_late: bool = False
+    moved_to_last: bool = False
 
     def __post_init__(self) -> None:
         for name, values, expected in (
@@ -143,7 +143,7 @@ def choose_camera(path: Path, cameras: Sequence[str], chosen: str | None) -> str
 def choose_success(
     path: Path, rule: str | None, columns: Sequence[str], usual: Sequence[str]
 ) -> str:
-    """The rule that success is told by: "column:KEY" of a column that is there, "final" or "none".
+    """The rule for success: "column:KEY" of a column that is there, "final" or "none".
 
     Args:
         path: The data set, for messages.
@@ -181,11 +181,11 @@ def success_of(
         success[-1:] = True
     if values is None:
         return success, False
-    told = np.asarray(values).reshape(len(values), -1)[:, 0] > 0
+    positive = np.asarray(values).reshape(len(values), -1)[:, 0] > 0
     if not of_next:
-        return told[1:], False
-    success[:] = told[: count - 1]
-    late = bool(told[count - 1 :].any()) and not success[-1:].any()
+        return positive[1:], False
+    success[:] = positive[: count - 1]
+    late = bool(positive[count - 1 :].any()) and not success[-1:].any()
     if late:
         success[-1:] = True
     return success, late

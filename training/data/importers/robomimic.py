@@ -103,15 +103,15 @@ def _read(path: Path, file: Any, choice: Choice) -> Source:
                     shown.append(own["next_obs"][camera][-1])
             return [np.asarray(frame, np.uint8) for frame in shown]
 
-        told = None
+        values = None
         if key is not None:
             place = demo if key in demo else demo["obs"]
             if key not in place:
                 raise SourceError(f"{path}: {name}: {key!r} is missing")
-            told = numbers(path, f"{name}: {key}", place[key][()])
+            values = numbers(path, f"{name}: {key}", place[key][()])
             if place is not demo and kept:
-                told = observed(key)
-        success, late = success_of(rule, told, count, of_next=key is not None and key in demo)
+                values = observed(key)
+        success, late = success_of(rule, values, count, of_next=key is not None and key in demo)
         return Recording(
             name,
             path,
