@@ -33,8 +33,8 @@ class Recording:
         command: `(F, C)` float, what the robot is commanded to at each frame; None without it.
         success: `(F - 1,)` bool; whether the task stands solved in frame t + 1. None where the
             source does not tell.
-        moved_to_last: Whether success was told only of a frame that was not recorded; it was moved to
-            the last one.
+        moved_to_last: Whether success stood only beside a frame that was not recorded; it was moved
+            to the last one.
     """
 
     name: str
