@@ -1,0 +1,72 @@
+"""The page of trust figures: what it says of which figures, and that it opens."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.runs.settings import SettingsError
+from training.trust_report import Args, run, verdict
+
+REPORT = Path(__file__).parents[1] / "results" / "world_model.json"
+
+
+def figures(auroc: float | None, agreement: float, bias: float) -> dict[str, Any]:
+    return {
+        "auroc": auroc,
+        "agreement": {"mean": agreement},
+        "imagined_minus_real": {"mean": bias},
+    }
+
+
+@pytest.mark.parametrize(
+    ("auroc", "agreement", "bias", "expected"),
+    [
+        (0.97, 0.95, -0.04, "believe"),
+        (0.97, 0.95, 0.06, "care"),
+        (0.94, 0.95, 0.0, "care"),
+        (0.97, 0.89, 0.0, "care"),
+        (0.84, 0.95, 0.0, "not"),
+        (0.97, 0.95, -0.2, "not"),
+        (None, 0.95, 0.0, "unknown"),
+    ],
+)
+def test_a_verdict_follows_from_figures(
+    auroc: float | None, agreement: float, bias: float, expected: str
+) -> None:
+    assert verdict({"plans": figures(auroc, agreement, bias)}) == expected
+    good = figures(0.99, 0.99, 0.0)
+    assert verdict({"plans": figures(auroc, agreement, bias), "policies": good}) == expected
+    assert verdict({"plans": {}, "policies": good}) == "believe"
+    assert verdict({}) == "unknown"
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    outcomes = {
+        "task": "hammer",
+        "imagined": [True] * 9 + [False],
+        "real": [True] * 8 + [False] * 2,
+    }
+    (tmp_path / "<mine>.json").write_text(json.dumps(outcomes))
+    report = json.loads(REPORT.read_bytes())
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    run(Args(path, (tmp_path / "<mine>.json",), out=tmp_path / "trust.html"))
+    text = (tmp_path / "trust.html").read_text("utf-8")
+    assert "&lt;mine&gt;" in text and "<mine>" not in text
+    assert "90 % [" in text and "80 % [" in text
+    for task in report["tasks"]:
+        assert f"<h3>{task}</h3>" in text
+    assert "http" not in text.replace("http-equiv", "")
+
+    broken = copy.deepcopy(report)
+    del broken["tasks"]["hammer"]["policies"]["real"]
+    path.write_text(json.dumps(broken))
+    with pytest.raises(SettingsError, match="lacks what the page shows"):
+        run(Args(path, out=tmp_path / "trust.html"))
+    with pytest.raises(SettingsError, match="policies: not a policy's outcomes"):
+        run(Args(REPORT, (path,), out=tmp_path / "trust.html"))

@@ -1,0 +1,144 @@
+"""One page that says how far to believe a world model, and what was refined in it.
+
+    python -m training.evaluate_world_model --out runs/report
+    python -m training.evaluate_policy --task hammer --policy runs/refined/hammer/policy \\
+        --out runs/report/hammer-refined.json
+    python -m training.trust_report --report runs/report/world_model.json \\
+        --policies runs/report/hammer-refined.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tyro
+
+from training.evaluation.metrics import rate
+from training.runs import command
+from training.runs.settings import SettingsError
+from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+BELIEVE = {"auroc": 0.95, "agreement": 0.9, "bias": 0.05}
+"""What a task's figures must reach to be believed: AUROC and agreement at least, the difference of
+imagined and real success at most."""
+CARE = {"auroc": 0.85, "agreement": 0.8, "bias": 0.15}
+VERDICTS = {
+    "believe": "What succeeds in imagination succeeds in reality, nearly always. Refine in it, and "
+    "compare policies by it; try the chosen one on the robot before you rely on it.",
+    "care": "It tells better policies from worse ones, but does not judge each episode rightly. "
+    "Refine in it, and measure every policy in reality before you choose.",
+    "not": "It is often wrong. Do not choose a policy by it. It lacks episodes that fail or nearly "
+    "fail, and plans of refined policies that were done in reality.",
+    "unknown": "Nothing was measured that could tell: record test episodes that succeed and some "
+    "that fail.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.trust_report`.
+
+    Attributes:
+        report: What `training.evaluate_world_model` measured.
+        policies: What `training.evaluate_policy --out` measured, a file a policy.
+        world_model: Folder or Hub id, for what it was made of; None is the embedded one.
+        out: The page.
+    """
+
+    report: Path
+    policies: tuple[Path, ...] = ()
+    world_model: str | None = None
+    out: Path = Path("runs/report/trust.html")
+
+
+def verdict(measured: dict[str, Any]) -> str:
+    """Says "believe", "care", "not" or "unknown", of one task's figures.
+
+    Fresh plans decide where there are some: they are what refinement makes of the model.
+    """
+    own = measured.get("plans") or measured.get("policies")
+    if not own or own.get("auroc") is None:
+        return "unknown"
+    figures = {
+        "auroc": own["auroc"],
+        "agreement": own["agreement"]["mean"],
+        "bias": abs(own["imagined_minus_real"]["mean"]),
+    }
+    for name, bounds in (("believe", BELIEVE), ("care", CARE)):
+        if (
+            figures["auroc"] >= bounds["auroc"]
+            and figures["agreement"] >= bounds["agreement"]
+            and figures["bias"] <= bounds["bias"]
+        ):
+            return name
+    return "not"
+
+
+def page(report: dict[str, Any], policies: list[dict[str, Any]], provenance: dict[str, Any]) -> str:
+    """Returns the page; it needs nothing beside itself.
+
+    Args:
+        report: Of `training.evaluate_world_model`.
+        policies: Each with `name`, `task`, and shares of successes `imagined` and `real`.
+        provenance: What the world model was made of.
+    """
+    tasks = [
+        {"name": task, "verdict": verdict(measured), **measured}
+        for task, measured in report["tasks"].items()
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        tasks=tasks,
+        verdicts=VERDICTS,
+        split=report["split"],
+        both=report["summary"].get("policies_in_both_worlds"),
+        policies=policies,
+        provenance=provenance,
+    )
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """Reads what `training.evaluate_policy --out` wrote.
+
+    Raises:
+        SettingsError: It is missing, or something else.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        own = {name: rate(record[name]) for name in ("imagined", "real") if name in record}
+        return {"name": path.stem, "task": record["task"], **own}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"{path}: policies: not a policy's outcomes ({error!r})") from None
+
+
+def run(args: Args) -> None:
+    """Writes the page.
+
+    Raises:
+        SettingsError: A file lacks what the page shows.
+        WorldModelError: The world model cannot be loaded.
+    """
+    world_model = WorldModel.from_pretrained(args.world_model)
+    try:
+        report = json.loads(args.report.read_bytes())
+        text = page(report, [read_policy(p) for p in args.policies], world_model.config.provenance)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, jinja2.UndefinedError) as error:
+        raise SettingsError(f"{args.report}: report: lacks what the page shows ({error})") from None
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out, text.encode())
+    print(args.out)
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
