@@ -60,9 +60,9 @@ class Args:
     world_model: str | None = None
     obs_type: Literal["pixels", "pixels_agent_pos"] = "pixels_agent_pos"
     episodes: int = 64
-    rounds: int = 3
+    rounds: int = 2
     real: Path | None = None
-    steps: int = 6000
+    steps: int = 3000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -135,8 +135,8 @@ def distil(
     world_model: WorldModel,
     obs_type: str = "pixels_agent_pos",
     episodes: int = 64,
-    rounds: int = 3,
-    steps: int = 6000,
+    rounds: int = 2,
+    steps: int = 3000,
     real: Sequence[Episode] = (),
     seed: int = 0,
 ) -> Policy:
@@ -164,7 +164,7 @@ def distil(
             student,
             *lessons.all(),
             steps if number == rounds - 1 else max(1, steps // 3),
-            batch_size=128,
+            batch_size=64,
             seed=seed + number,
         )
     assert student is not None

@@ -89,11 +89,11 @@ class Encoder(nn.Module):
         if config.frame_size:
             self.size += 2 * MAPS
             self.maps = nn.Sequential(
-                nn.Conv2d(3, 32, 5, stride=2, padding=2),
+                nn.Conv2d(3, 16, 5, stride=2, padding=2),
                 nn.ReLU(),
-                nn.Conv2d(32, 64, 3, padding=1),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
                 nn.ReLU(),
-                nn.Conv2d(64, MAPS, 3, padding=1),
+                nn.Conv2d(32, MAPS, 3, padding=1),
             )
 
     def forward(self, frames: Tensor | None, vector: Tensor | None) -> Tensor:

@@ -133,7 +133,8 @@ def clone_episodes(
     """
     policy = make_policy(policy_config(world_model, episodes[0].task, obs_type), seed)
     seen = seen_of(world_model, episodes, obs_type)
-    fit(policy, seen, done_of(episodes), steps, seed=seed)
+    batch_size = 256 if obs_type == "features" else 64
+    fit(policy, seen, done_of(episodes), steps, batch_size=batch_size, seed=seed)
     return policy
 
 
