@@ -168,3 +168,13 @@ def test_T8_state_in_some_episodes_alone_is_refused(tmp_path: Path) -> None:
     make_episode(1).save(folder / "expert-0000001.npz")
     with pytest.raises(EpisodeError, match="state size"):
         load_episodes(tmp_path, "train")
+
+
+def test_an_imagined_episode_is_not_taken_for_a_real_one(tmp_path: Path) -> None:
+    folder = write_episodes(tmp_path)
+    path = folder / "push" / "train" / "expert-0000000.npz"
+    dataclasses.replace(load_episode(path), imagined=True).save(path)
+    assert load_episode(path).imagined
+    with pytest.raises(EpisodeError, match=f"{path}: imagined: expected a real episode"):
+        load_episodes(folder, "train")
+    assert len(load_episodes(folder, "train", skip_bad=True)) == 11

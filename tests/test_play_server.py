@@ -119,6 +119,7 @@ def test_an_episode_is_begun_stepped_and_saved(
         assert head["name"] == "imagined-pull-3.npz"
         (tmp_path / head["name"]).write_bytes(body)
         episode = load_episode(tmp_path / head["name"])
+        assert episode.imagined
         np.testing.assert_array_equal(episode.frames, np.stack(frames))
         np.testing.assert_array_equal(episode.actions[0], [1, -1, 0.5])
         assert (episode.task, episode.policy, episode.action_repeat) == ("pull", "person", 2)

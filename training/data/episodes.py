@@ -21,7 +21,7 @@ BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 """Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")
-OPTIONAL = {"state", "command", "policy", "action_low", "action_high"}
+OPTIONAL = {"state", "command", "policy", "action_low", "action_high", "imagined"}
 """Fields that an episode's file may lack."""
 DEMONSTRATIONS = Path(__file__).parent / "demonstrations"
 """Five expert episodes of each of the embedded world model's tasks."""
@@ -57,6 +57,8 @@ class Episode:
         action_low: `(A,)` float64, what -1 stands for in each action component, in the robot's
             units; None where actions are in [-1, 1] themselves.
         action_high: The same for 1.
+        imagined: Whether a world model imagined it, as `world4rl play` saves its episodes; nothing
+            is trained or measured on those.
 
     Raises:
         EpisodeError: A field has another shape, dtype or range; the message names it.
@@ -74,6 +76,7 @@ class Episode:
     policy: str = ""
     action_low: np.ndarray | None = None
     action_high: np.ndarray | None = None
+    imagined: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", composed(self.task))
@@ -178,6 +181,7 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
             policy=str(values.get("policy", "")),
             action_low=values.get("action_low"),
             action_high=values.get("action_high"),
+            imagined=bool(values.get("imagined", False)),
         )
     except FileNotFoundError:
         raise EpisodeError(f"{path}: no such episode file") from None
@@ -204,8 +208,9 @@ def load_episodes(
         skip_bad: Leave broken files out, and say how many, rather than refuse.
 
     Raises:
-        EpisodeError: The folder or split is missing or empty, a file is broken or of another task
-            than its folder, or the episodes disagree on frame size, action size or action repeat.
+        EpisodeError: The folder or split is missing or empty, a file is broken, imagined, or of
+            another task than its folder, or the episodes disagree on frame size, action size or
+            action repeat.
     """
     folder = Path(folder)
     if split not in SPLITS:
@@ -221,6 +226,8 @@ def load_episodes(
                 episode = load_episode(path)
                 if episode.task != task:
                     raise EpisodeError(f"{path}: task: expected {task!r}, got {episode.task!r}")
+                if episode.imagined:
+                    raise EpisodeError(f"{path}: imagined: expected a real episode")
             except EpisodeError as error:
                 if not skip_bad:
                     raise
