@@ -82,7 +82,7 @@ def test_verify_refuses_a_broken_model_in_one_line(model_folder: Path) -> None:
         (["info", "no/such/folder"], 1, "no such folder"),
         (["play", "--task", "fly", "--video", "x.gif"], 1, "--task: expected one of coffee-pull"),
         (["play", "--video", "x.avi"], 1, "--video: expected a file .mp4 or .gif"),
-        (["play", "--policy", "nowhere", "--video", "x.gif"], 1, "nowhere: no such folder"),
+        (["play", "--policy", "nowhere", "--video", "x.gif"], 1, "'nowhere': no such folder"),
         (["play", "--device", "tpu"], 1, "--device: expected one of cpu"),
         (["play", "--port", "70000"], 1, "--port: expected within"),
     ],

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from tampering import DENOISER, FRAMES, MEMORY, edit_tensors, join, load_refused, split, write
 
+from world4rl_gym.world_model import WorldModel
+
 WEIGHTS = pytest.mark.parametrize("name", [DENOISER, MEMORY, FRAMES])
 
 
@@ -34,6 +36,18 @@ def test_a_header_length_beyond_the_file(model_folder: Path, name: str, length: 
     length += len(data) if length == 10**5 else 0
     write(model_folder, name, length.to_bytes(8, "little") + data[8:])
     load_refused(model_folder, name, "header")
+
+
+@pytest.mark.parametrize("kind", [2, 3, 4, 5])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(model_folder: Path, kind: int) -> None:
+    header, body = split((model_folder / DENOISER).read_bytes())
+    text = json.dumps(header).encode()
+    length = 0x80 + 256 * kind
+    while length < len(text):
+        length += 2**16
+    write(model_folder, DENOISER, join(text.ljust(length), body))
+    assert (model_folder / DENOISER).read_bytes()[:2] == bytes([0x80, kind])
+    WorldModel.from_pretrained(model_folder)
 
 
 @pytest.mark.parametrize("length", [0, 1])

@@ -66,13 +66,39 @@ def find_folder(
     """
     if source is None:
         return _unrevised(EMBEDDED, revision)
+    named = find_named(source) if isinstance(source, str) else None
+    if named is not None and not Path(source).is_dir():
+        return _find_named_folder(named, revision, local_files_only, names)
+    known = f", and not one of the pretrained models ({', '.join(list_pretrained())}); {_WAY_ON}"
+    return find_repository("world_model", source, revision, local_files_only, names, known)
+
+
+def find_repository(
+    field: str,
+    source: object,
+    revision: str | None,
+    local_files_only: bool,
+    names: Sequence[str],
+    known: str = "",
+) -> Path:
+    """Finds a folder on disk, or brings a repository from the Hub.
+
+    Args:
+        field: What is looked for, for messages.
+        source: A folder, or `owner/name` on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        local_files_only: Use the Hub's cache alone, without any network call.
+        names: The files that may be downloaded.
+        known: What else it might have been, for messages.
+
+    Raises:
+        WorldModelError: It cannot be had; the message says what was tried.
+    """
     if not isinstance(source, (str, os.PathLike)) or isinstance(os.fspath(source), bytes):
-        raise WorldModelError(
-            f"world_model: expected None, a folder, a name or a Hub id, got {shown(source)}"
-        )
+        raise WorldModelError(f"{field}: expected a folder or a Hub id, got {shown(source)}")
     text = os.fspath(source)
     if not text:
-        raise WorldModelError("world_model: expected a folder, a name or a Hub id, got ''")
+        raise WorldModelError(f"{field}: expected a folder or a Hub id, got ''")
     try:
         path = Path(text).expanduser()
         if path.is_dir():
@@ -81,12 +107,9 @@ def find_folder(
             raise WorldModelError(f"{text}: expected a folder, found a file")
     except (OSError, RuntimeError) as error:
         raise WorldModelError(f"{text!r:.300}: cannot be read ({reason_of(error)})") from None
-    if isinstance(source, str) and (named := find_named(source)):
-        return _find_named_folder(named, revision, local_files_only, names)
     if not isinstance(source, str) or not _ID.fullmatch(text) or ".." in text:
         raise WorldModelError(
-            f"{text!r:.300}: no such folder, not a Hub id of the form owner/name, and not one of "
-            f"the pretrained models ({', '.join(list_pretrained())}); {_WAY_ON}"
+            f"{text!r:.300}: no such folder, not a Hub id of the form owner/name{known}"
         )
     return download(text, revision, local_files_only, names)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from world4rl_gym.arguments import check_name, require_integers
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE, load_component, save_component
 from world4rl_gym.features import feature_size
-from world4rl_gym.hub import find_folder, upload
+from world4rl_gym.hub import find_repository, upload
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.reading import StrictFolder, WorldModelError
 from world4rl_gym.world_model import WorldModel
@@ -219,9 +219,7 @@ class Policy(ModelMixin, ConfigMixin):
         Raises:
             WorldModelError: It cannot be loaded; the message names the file and the field.
         """
-        if source is None:
-            raise WorldModelError("policy: expected a folder or a Hub id, got None")
-        folder = find_folder(source, revision, local_files_only, POLICY_FILES)
+        folder = find_repository("policy", source, revision, local_files_only, POLICY_FILES)
         policy = load_component(StrictFolder(folder), "", cls, PolicyConfig)
         policy.name = folder.resolve().name if Path(source).is_dir() else str(source)
         return policy

@@ -252,7 +252,8 @@ def _split(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
     """Returns a safetensors file's header and the number of bytes after it."""
     if data.startswith(_LFS_POINTER):
         raise WorldModelError(f"{path}: is a Git-LFS pointer; fetch the file it stands for")
-    if data.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    pickled = data.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+    if pickled and data[8:9] != b"{":  # a header of 1,152 bytes begins with 80 04 as well
         raise WorldModelError(f"{path}: header: is a pickle or a zip, which are never read")
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
