@@ -80,6 +80,8 @@ class Args:
         rollouts: Episodes of each clone.
         replays: Perturbed replays.
         ppo_steps: Steps of PPO in each round of refining, planning, doing and training on.
+        round_clones: Clones, of other demonstrations in every round, that are refined and plan:
+            what one of them comes to exploit, another never finds.
         plans: Plans a round.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
@@ -97,6 +99,7 @@ class Args:
     rollouts: int = 50
     replays: int = 2000
     ppo_steps: tuple[int, ...] = (48_000, 48_000, 150_000)
+    round_clones: int = 4
     plans: int = 400
     steps: int = 1000
     round_steps: int = 1200
@@ -107,7 +110,7 @@ class Args:
     def __post_init__(self) -> None:
         check_task(self.task)
         require_at_least(self, 0, "rollouts", "replays", "plans")
-        require_at_least(self, 1, "steps", "round_steps", "members", "width")
+        require_at_least(self, 1, "steps", "round_steps", "round_clones", "members", "width")
         if min(self.ppo_steps, default=1) < 1:
             raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
 
@@ -311,13 +314,10 @@ class Builder:
             return self.round_plans(number)
         world_model = self.draft(memory)
         actors: list[tuple[Actor, float]] = []
-        for index, folder in enumerate((self.clones()[0], self.clones()[-1])):
-            policy = Policy.from_pretrained(folder)
-            actors.append((policy, NOISE * index))
-            env = imagined_env(
-                world_model, args.task, args.seed + 10 * number + index, starts=self.starts
-            )
-            ppo = make_ppo(policy, ProgressReward(env), args.seed + 10 * number + index)
+        for index, policy in enumerate(self.clones_of_round(number, world_model)):
+            seed = args.seed + 10 * number + index
+            env = imagined_env(world_model, args.task, seed, starts=self.starts)
+            ppo = make_ppo(policy, ProgressReward(env), seed)
             learn_critic(ppo, CRITIC_STEPS)
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
                 ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)
@@ -347,6 +347,18 @@ class Builder:
         for episode in done:
             episode.save(self.folder / f"plan-{episode.seed:07d}.npz")
         return done
+
+    def clones_of_round(self, number: int, world_model: WorldModel) -> list[Policy]:
+        """New clones, each of demonstrations drawn anew."""
+        args, experts = self.args, self.episodes("expert")
+        rng = np.random.default_rng([args.seed, number, 3])
+        clones = []
+        for index in range(args.round_clones):
+            count = args.demonstrations[index % len(args.demonstrations)]
+            shown = [experts[row] for row in rng.choice(len(experts), count, replace=False)]
+            seed = args.seed + 1000 + 10 * number + index
+            clones.append(clone_episodes(shown, world_model, seed=seed))
+        return clones
 
     def note(self, **values: object) -> None:
         """Prints and stores what was measured."""
