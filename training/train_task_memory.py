@@ -3,8 +3,8 @@
     python -m training.train_task_memory --task lever-pull
 
 Clones the experts, plays the clones, perturbs what was done and does it again, trains the memory on
-all of that; then, in rounds, refines the clones inside it, does their plans in reality, and trains
-on. Every step is stored, and the same command goes on where it was stopped.
+all of that; then, in rounds, refines clones inside it, does their plans in reality, plays them
+there too, and trains on. Every step is stored, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Args:
         ppo_steps: Steps of PPO in each round of refining, planning, doing and training on.
         round_clones: Clones, of other demonstrations in every round, that are refined and plan:
             what one of them comes to exploit, another never finds.
-        plans: Plans a round.
+        plans: Real episodes a round: half of them plans, that is, what a refined policy does in
+            imagination, and half played by it, since where imagined motion goes astray it acts
+            otherwise in reality.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
         members: Members of the memory.
@@ -333,15 +335,21 @@ class Builder:
             imagination = Imagination(len(rows), world_model, initial_frames=starts)
             noisy = Disturbed(actor, noise, PERSISTENCE, args.seed + 100 * number + index)
             actions, imagined = plan(imagination, noisy, rows)
-            part = []
+            name, part = f"{number}-{index}", []
             for row, own in zip(rows, actions, strict=True):
-                part.append(replay(env_real, seeds[int(row)], "plan", own, f"{number}-{index}"))
+                seed = seeds[int(row)]
+                if row % 2:
+                    one = Disturbed(actor, noise, PERSISTENCE, seed)
+                    part.append(play(env_real, seed, name, one, world_model))
+                else:
+                    part.append(replay(env_real, seed, "plan", own, name))
             self.note(
                 round=number,
                 policy=index,
                 noise=noise,
                 imagined=float(imagined.mean()),
-                real=float(outcomes(part).mean()),
+                real=success_of(part, "plan"),
+                played=success_of(part, "policy"),
             )
             done += part
         for episode in done:
@@ -366,6 +374,12 @@ class Builder:
         self.log.append(values)
         print(self.args.task, json.dumps(values), flush=True)
         save_record(self.out / "log.json", {"task": self.args.task, "entries": self.log})
+
+
+def success_of(episodes: Sequence[Episode], behaviour: str) -> float | None:
+    """The share of a behaviour's episodes that solve the task; None where there are none."""
+    solved = [episode.solved for episode in episodes if episode.behaviour == behaviour]
+    return float(np.mean(solved)) if solved else None
 
 
 @torch.no_grad()
