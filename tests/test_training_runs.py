@@ -268,6 +268,8 @@ def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:
 def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: Path) -> None:
     world_model, out = tmp_path / "world_model", tmp_path / "out"
     make_tiny_world_model().save_pretrained(world_model)
+    stateless = str(tmp_path / "stateless")
+    make_tiny_world_model(states=0).save_pretrained(stateless)
     episodes = write_episodes(tmp_path / "data")
     eyes = episodes / "fixed"
     save_component(Eyes(frame_size=16, code_size=CODES, width=4).eval(), eyes / "eyes")
@@ -278,9 +280,7 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
         lambda: train_denoiser.run(train_denoiser.Args(("push",), episodes, eyes, out, steps=1)),
         lambda: distil_policy.run(distil_policy.Args(str(cloned), out, model, steps=1)),
         lambda: improve.run(improve.Args("push", out, episodes, model)),
-        lambda: clone_policy.run(
-            clone_policy.Args("push", str(world_model), episodes, 3, out, steps=1)
-        ),
+        lambda: clone_policy.run(clone_policy.Args("push", stateless, episodes, 3, out, steps=1)),
         lambda: refine_policy.run(
             refine_policy.Args("push", str(cloned), out, world_model=str(world_model))
         ),

@@ -320,7 +320,7 @@ class Builder:
             seed = args.seed + 10 * number + index
             env = imagined_env(world_model, args.task, seed, starts=self.starts)
             ppo = make_ppo(policy, ProgressReward(env), seed)
-            learn_critic(ppo, CRITIC_STEPS)
+            learn_critic(ppo, min(CRITIC_STEPS, args.ppo_steps[number]))
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
                 ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)
                 refined = policy_of(ppo, policy)
@@ -328,10 +328,11 @@ class Builder:
                 refined.save_pretrained(self.out / f"round-{number}" / f"policy-{index}-{noise}")
         env_real = self.env()
         starts = real_starts(env_real, seeds)
-        share = -(-len(seeds) // len(actors))
         done: list[Episode] = []
-        for index, (actor, noise) in enumerate(actors):
-            rows = np.arange(index * share, min(len(seeds), (index + 1) * share))
+        shares = np.array_split(np.arange(len(seeds)), len(actors))
+        for index, ((actor, noise), rows) in enumerate(zip(actors, shares, strict=True)):
+            if not len(rows):  # fewer episodes than policies
+                continue
             imagination = Imagination(len(rows), world_model, initial_frames=starts)
             noisy = Disturbed(actor, noise, PERSISTENCE, args.seed + 100 * number + index)
             actions, imagined = plan(imagination, noisy, rows)

@@ -223,10 +223,11 @@ def refine(
         judge: Success of a policy, by which the best is kept, and at `ENOUGH` of which PPO stops;
             None keeps the last.
         judge_every: Env steps between two judgements.
-        critic_steps: Env steps before those, in which the critic learns alone.
+        critic_steps: Env steps before those, in which the critic learns alone; as many as `steps`
+            at most.
     """
     ppo = make_ppo(policy, env, seed)
-    learn_critic(ppo, critic_steps)
+    learn_critic(ppo, min(critic_steps, steps))
     progress = _Progress(steps, name, policy, judge, judge_every)
     ppo.learn(steps, callback=progress)  # counts its steps from 0 again
     return Refined(progress.best or policy_of(ppo, policy), progress.curve)
