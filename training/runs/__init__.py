@@ -1,0 +1,1 @@
+"""What every long program needs: settings, locks, checkpoints, one line for an error."""
