@@ -40,6 +40,7 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
         episodes_budget=2,
         rounds=1,
         steps=3200,
+        clone_steps=50,
         learn_steps=2,
         test_episodes=2,
     )

@@ -241,6 +241,7 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     recipe += ["--out", str(tmp_path / "{task}"), "--demonstrations", "2", "5", "--rollouts=2"]
     recipe += [
         "--replays=3",
+        "--clone-steps=50",
         "--round-clones=2",
         "--plans=6",
         "--steps=4",
@@ -267,7 +268,14 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     base = WorldModel.from_pretrained(shipped / "world_model")
     rounds = [*module, "training.train_task_memory", "--task", "door-lock", "--demonstrations=5"]
     rounds += ["--world-model", str(shipped / "world_model"), "--rollouts=2", "--replays=3"]
-    rounds += ["--plans=6", "--round-clones=2", "--round-steps=3", "--ppo-steps", "3200"]
+    rounds += [
+        "--plans=6",
+        "--clone-steps=50",
+        "--round-clones=2",
+        "--round-steps=3",
+        "--ppo-steps",
+        "3200",
+    ]
     rounds += ["--episodes", str(tmp_path / "data"), "--out", str(tmp_path / "on" / "{task}")]
     replace = [*module, "training.assemble_world_model", *task, "--out", str(tmp_path / "whole")]
     replace += ["--world-model", str(shipped / "world_model"), "--episodes", str(tmp_path / "data")]

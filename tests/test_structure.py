@@ -13,7 +13,7 @@ FLOORS = (
     {"policies", "evaluation"},
     {"world_model"},
 )
-STUDIES = {"demo", "reproduce"}
+STUDIES = {"reproduce"}
 """Commands that may run others."""
 
 

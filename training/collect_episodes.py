@@ -1,7 +1,7 @@
 """Collects episodes, or start frames alone, from real Meta-World.
 
     python -m training.collect_episodes --behaviour expert --episodes 50
-    python -m training.collect_episodes --behaviour policy --policy runs/clone/hammer --tasks hammer
+    python -m training.collect_episodes --behaviour policy --policy runs/mine --tasks hammer
     python -m training.collect_episodes --behaviour start --episodes 100
 
 Every episode is a file of its own, named by behaviour and seed; the same command goes on where it

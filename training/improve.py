@@ -61,6 +61,7 @@ class Args:
         real: Where episodes come from: "twin" plays them in Meta-World, "recorded" waits for them.
         episodes_budget: Real episodes in all.
         rounds: In how many rounds they are spent.
+        clone_steps: Gradient steps of cloning.
         steps: Steps of PPO in each round.
         learn_steps: Optimiser steps of the memory in each round.
         test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
@@ -74,6 +75,7 @@ class Args:
     real: Literal["twin", "recorded"] = "twin"
     episodes_budget: int = 200
     rounds: int = 2
+    clone_steps: int = 4000
     steps: int = 200_000
     learn_steps: int = 600
     test_episodes: int = 100
@@ -219,7 +221,7 @@ def run(args: Args) -> dict[str, Any] | None:
         keep_settings(args, args.out, ("test_episodes",))
         world_model = WorldModel.from_pretrained(args.world_model)
         experts = load_episodes(args.demonstrations, "train", [args.task], ["expert"])
-        cloned = clone_episodes(experts, world_model, seed=args.seed)
+        cloned = clone_episodes(experts, world_model, steps=args.clone_steps, seed=args.seed)
         policies = {"cloned": (cloned, len(experts))}
         episodes: list[Episode] = []
         for number in range(args.rounds):
@@ -236,7 +238,9 @@ def run(args: Args) -> dict[str, Any] | None:
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
         solved = [episode for episode in episodes if episode.solved]
-        filtered = clone_episodes(experts + solved, world_model, seed=args.seed)
+        filtered = clone_episodes(
+            experts + solved, world_model, steps=args.clone_steps, seed=args.seed
+        )
         policies["filtered cloning"] = filtered, spent
         return measured(args, policies, world_model)
 

@@ -1,6 +1,6 @@
 """Refines a policy by SB3's PPO: in a frozen world model, or in the real env.
 
-    python -m training.refine_policy --task lever-pull --policy runs/clone/lever-pull \\
+    python -m training.refine_policy --task lever-pull --policy runs/clone/lever-pull/policy \\
         --out runs/refined/lever-pull
     python -m training.refine_policy ... --env real
 
@@ -42,7 +42,7 @@ class Args:
     Attributes:
         task: The task.
         policy: Folder of the policy to begin from, or its Hub id.
-        out: Folder of the refined policy.
+        out: Folder of the run; the policy appears in its `policy`.
         env: Where PPO acts: "imagined" or "real".
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.

@@ -77,6 +77,7 @@ class Args:
         world_model: A world model, folder or Hub id, to go on from: its eyes and its memory of the
             task stand for the first training. None begins from nothing.
         demonstrations: How many experts each clone imitates.
+        clone_steps: Gradient steps of each clone.
         rollouts: Episodes of each clone.
         replays: Perturbed replays.
         ppo_steps: Steps of PPO in each round of refining, planning, doing and training on.
@@ -98,6 +99,7 @@ class Args:
     out: Path = Path("runs/memory/{task}")
     world_model: str | None = None
     demonstrations: tuple[int, ...] = (5, 10, 50)
+    clone_steps: int = 4000
     rollouts: int = 50
     replays: int = 2000
     ppo_steps: tuple[int, ...] = (48_000, 48_000, 150_000)
@@ -122,7 +124,6 @@ class Builder:
 
     Args:
         args: The command line.
-        env: The real env, drawn as needed.
     """
 
     def __init__(self, args: Args) -> None:
@@ -172,7 +173,9 @@ class Builder:
             folders.append(folder)
             if folder.exists():
                 continue
-            policy = clone_episodes(experts[:count], world_model, seed=args.seed + count)
+            policy = clone_episodes(
+                experts[:count], world_model, steps=args.clone_steps, seed=args.seed + count
+            )
             policy.save_pretrained(folder)
         return folders
 
@@ -366,7 +369,7 @@ class Builder:
             count = args.demonstrations[index % len(args.demonstrations)]
             shown = [experts[row] for row in rng.choice(len(experts), count, replace=False)]
             seed = args.seed + 1000 + 10 * number + index
-            clones.append(clone_episodes(shown, world_model, seed=seed))
+            clones.append(clone_episodes(shown, world_model, steps=args.clone_steps, seed=seed))
         return clones
 
     def note(self, **values: object) -> None:

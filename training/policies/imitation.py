@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.episodes import Episode
+from training.data.episodes import Episode, EpisodeError
 from training.data.sequences import make_sequences
 from world4rl_gym.features import features
 from world4rl_gym.pixels import channels_first
@@ -54,14 +54,15 @@ def seen_of(world_model: WorldModel, episodes: Sequence[Episode], obs_type: str)
     """What a policy would have seen at every decision of recorded episodes of one task."""
     if obs_type == "features":
         return None, features_of(world_model, episodes)
+    if not all(episode.is_drawn for episode in episodes):
+        raise EpisodeError("frames: expected episodes of which every frame is drawn")
     frames = channels_first(torch.from_numpy(np.concatenate([e.frames[:-1] for e in episodes])))
     if obs_type == "pixels":
         return frames, None
     rows = []
     for episode in episodes:
-        assert episode.state is not None
-        assert episode.command is not None
-        rows.append(np.concatenate([episode.state, episode.command], axis=1)[:-1])
+        parts = [part for part in (episode.state, episode.command) if part is not None]
+        rows.append(np.concatenate(parts, axis=1)[:-1])
     return frames, torch.from_numpy(np.concatenate(rows))
 
 
