@@ -96,6 +96,11 @@ def composed(name: str) -> str:
 
 def check_name(field: str, value: object) -> str:
     """Returns a task's name as `composed` writes it, or raises ValueError naming the field."""
-    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= 100:
+    if not is_name(value):
         raise ValueError(f"{field}: expected a name of 1 to 100 characters, got {value!r:.100}")
-    return composed(value)
+    return composed(str(value))
+
+
+def is_name(value: object) -> bool:
+    """Whether a value may be a task's name: 1 to 100 printable characters."""
+    return isinstance(value, str) and value.isprintable() and 1 <= len(value) <= 100

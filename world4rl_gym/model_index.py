@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from world4rl_gym import __version__
-from world4rl_gym.arguments import composed
+from world4rl_gym.arguments import composed, is_name
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
 from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
@@ -60,9 +60,7 @@ class WorldModelConfig:
         names = self.tasks
         if not isinstance(names, (tuple, list)) or not 1 <= len(names) <= 256:
             raise ValueError(f"tasks: expected 1 to 256 names, got {shown(names)}")
-        if any(
-            not isinstance(n, str) or not n.isprintable() or not 1 <= len(n) <= 100 for n in names
-        ):
+        if not all(is_name(name) for name in names):
             raise ValueError(f"tasks: expected names of 1 to 100 characters, got {shown(names)}")
         names = tuple(composed(name) for name in names)
         if len(set(names)) != len(names):

@@ -152,6 +152,11 @@ class Policy(ModelMixin, ConfigMixin):
         """What recordings call it; its folder's name, where it has one."""
 
     @property
+    def shape(self) -> PolicyConfig:
+        """What it was built from."""
+        return PolicyConfig(**{k: v for k, v in self.config.items() if not k.startswith("_")})
+
+    @property
     def obs_type(self) -> str:
         """What it sees."""
         return str(self.config.obs_type)

@@ -107,13 +107,15 @@ def play(env: AnyEnv, seed: int, name: str, actor: Actor, world_model: WorldMode
     drawn = env.drawn
     seen = observed(env, actor.obs_type, world_model)
     try:
-        observation, _ = seen.reset(seed=seed)
-        recorder = _Recorder(env)
-        for _ in range(env.max_episode_steps):
-            action = actor.act(_batch(observation))[0]
-            observation, _, _, _, info = seen.step(action)
-            recorder.add(action, info["is_success"])
-        return recorder.episode(seed, "policy", name)
+        return _recorded(
+            env,
+            seen,
+            seed,
+            lambda observation, _: actor.act(_batch(observation))[0],
+            env.max_episode_steps,
+            "policy",
+            name,
+        )
     finally:
         env.drawn = drawn
 
@@ -155,13 +157,8 @@ def record(
         decisions: How many; None is the env's horizon.
         policy: Name of the policy, if any.
     """
-    env.reset(seed=seed)
-    recorder = _Recorder(env)
-    for decision in range(env.max_episode_steps if decisions is None else decisions):
-        action = act(decision)
-        _, _, _, _, info = env.step(action)
-        recorder.add(action, info["is_success"])
-    return recorder.episode(seed, behaviour, policy)
+    count = env.max_episode_steps if decisions is None else decisions
+    return _recorded(env, env, seed, lambda _, decision: act(decision), count, behaviour, policy)
 
 
 def replay(
@@ -199,39 +196,50 @@ def real_starts(env: AnyEnv, seeds: Sequence[int]) -> InitialFrames:
     )
 
 
-class _Recorder:
-    """Collects an episode step by step; begins at the env's present first frame."""
+def _recorded(
+    env: AnyEnv,
+    seen: gym.Env[Any, Any],
+    seed: int,
+    act: Callable[[Any, int], np.ndarray],
+    decisions: int,
+    behaviour: str,
+    policy: str,
+) -> Episode:
+    """One episode of `act`, observation and decision -> action, past success.
 
-    def __init__(self, env: AnyEnv) -> None:
-        self.env = env
-        self.frames = [env.render()]
-        self.states, self.commands = [env.state], [env.command]
-        self.actions: list[np.ndarray] = []
-        self.success: list[bool] = []
-
-    def add(self, action: np.ndarray, success: bool) -> None:
-        """Notes a decision that was just taken."""
-        self.actions.append(np.asarray(action, np.float32))
-        self.success.append(success)
-        self.states.append(self.env.state)
-        self.commands.append(self.env.command)
-        if self.env.drawn == "all":
-            self.frames.append(self.env.render())
-
-    def episode(self, seed: int, behaviour: str, policy: str) -> Episode:
-        """What was collected."""
-        return Episode(
-            np.stack(self.frames),
-            np.stack(self.actions),
-            np.array(self.success),
-            self.env.task,
-            behaviour,
-            seed,
-            self.env.action_repeat,
-            np.stack(self.states),
-            np.stack(self.commands),
-            policy,
-        )
+    Args:
+        env: The real env, whose frames, states and commands are kept.
+        seen: The same, with the observations that `act` takes.
+        seed: Of its start.
+        act: Who acts.
+        decisions: How many.
+        behaviour: What the record calls it.
+        policy: Name of the policy, if any.
+    """
+    observation, _ = seen.reset(seed=seed)
+    frames, states, commands = [env.render()], [env.state], [env.command]
+    actions, success = [], []
+    for decision in range(decisions):
+        action = act(observation, decision)
+        observation, _, _, _, info = seen.step(action)
+        actions.append(np.asarray(action, np.float32))
+        success.append(info["is_success"])
+        states.append(env.state)
+        commands.append(env.command)
+        if env.drawn == "all":
+            frames.append(env.render())
+    return Episode(
+        np.stack(frames),
+        np.stack(actions),
+        np.array(success),
+        env.task,
+        behaviour,
+        seed,
+        env.action_repeat,
+        np.stack(states),
+        np.stack(commands),
+        policy,
+    )
 
 
 def real_outcomes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -40,7 +41,7 @@ class _Extractor(BaseFeaturesExtractor):
 
 def make_ppo(policy: Policy, env: VecEnv, seed: int) -> PPO:
     """SB3's PPO as it comes, with rollouts of `ROLLOUT_STEPS`, on a copy of `policy`."""
-    config = PolicyConfig(**{k: v for k, v in policy.config.items() if not k.startswith("_")})
+    config = policy.shape
     model = PPO(
         ActorCriticPolicy,
         env,
@@ -68,7 +69,7 @@ def make_ppo(policy: Policy, env: VecEnv, seed: int) -> PPO:
 
 def policy_of(ppo: PPO, like: Policy) -> Policy:
     """PPO's present policy, a copy; `like` is the policy that it began with."""
-    policy = Policy(**{k: v for k, v in like.config.items() if not k.startswith("_")})
+    policy = Policy(**dataclasses.asdict(like.shape))
     for ours, theirs in _parts(policy, ppo):
         ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
