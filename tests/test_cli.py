@@ -119,6 +119,16 @@ def test_play_writes_a_video_of_a_policy(
     assert Image.open(path).n_frames > 1
 
 
+def test_play_begins_in_the_policys_own_task(
+    tiny_world_model: WorldModel, tiny_folder: str, tmp_path: Path
+) -> None:
+    task = tiny_world_model.config.tasks[-1]
+    assert task != tiny_world_model.config.tasks[0]
+    make_policy(policy_config(tiny_world_model, task)).save_pretrained(tmp_path / "mine")
+    line = ["play", tiny_folder, "--policy", str(tmp_path / "mine"), "--video"]
+    assert f": {task}, start" in run_cli(*line, str(tmp_path / "out.gif")).stdout
+
+
 def test_without_imageio_mp4_is_refused_and_gif_is_written(
     tiny_folder: str, tmp_path: Path
 ) -> None:

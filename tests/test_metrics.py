@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from training.evaluation.formatting import format_points, format_rate
+from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import (
     auroc,
-    expected_calibration_error,
     maximum_rank_violation,
-    mean_with_interval,
     paired_difference,
     policy_agreement,
     psnr,
@@ -48,13 +44,6 @@ def test_auroc() -> None:
     assert auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])) == 0.75
     assert auroc(np.array([0.5, 0.5]), np.array([0, 1])) == 0.5
     assert np.isnan(auroc(np.array([0.5]), np.array([1])))
-
-
-def test_calibration_error() -> None:
-    assert expected_calibration_error(np.array([0.0, 1.0]), np.array([0, 1])) == 0.0
-    assert expected_calibration_error(np.full(10, 0.9), np.array([1] * 5 + [0] * 5)) == (
-        pytest.approx(0.4)
-    )
 
 
 def test_psnr_and_ssim() -> None:
@@ -95,17 +84,6 @@ def test_tasks_that_differ_do_not_hide_what_is_ranked_wrongly_within_each() -> N
     assert told["pearson"] > 0.9
     assert told["pearson_within_task"] == -1
     assert told["mmrv_within_task"] == pytest.approx(0.1)
-
-
-def test_a_mean_has_students_interval_from_three_values_on() -> None:
-    told = mean_with_interval([0.1, 0.2, 0.6])
-    reach = 4.30265 * 0.26458 / 3**0.5  # t(2) at .975, and the sample's deviation
-    assert told.mean == 0.3
-    assert told.low == pytest.approx(0.3 - reach, abs=1e-3)
-    assert told.high == pytest.approx(0.3 + reach, abs=1e-3)
-    assert format_points(told) == "+30 [-36, +96]"
-    assert format_points(mean_with_interval([0.1, 0.2])) == "+15"
-    assert math.isnan(mean_with_interval([]).mean)
 
 
 def test_figures_that_are_not_there_are_dashes() -> None:

@@ -1,12 +1,10 @@
-"""Actions: their units, and the two-hot encoding (World4RL, arXiv 2509.19080)."""
+"""Actions and their units."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 UNIT = (-1.0,), (1.0,)
 """Bounds of actions that need no scaling."""
@@ -37,22 +35,3 @@ def unscaled(actions: np.ndarray, low: Sequence[float], high: Sequence[float]) -
         return actions
     bottom, top = np.asarray(low, np.float64), np.asarray(high, np.float64)
     return (bottom + (np.asarray(actions, np.float64) + 1) / 2 * (top - bottom)).astype(np.float32)
-
-
-def two_hot(actions: Tensor, bins: int) -> Tensor:
-    """Spreads every action component over its two nearest bins.
-
-    With bin centres b evenly spaced over [-1, 1], a component a between b[k] and b[k+1] gives
-    weight (b[k+1] - a) / (b[k+1] - b[k]) to bin k and the rest to bin k + 1: a code that is
-    continuous in a and keeps its exact value.
-
-    Args:
-        actions: `(..., A)` float in [-1, 1]; values outside are clipped.
-        bins: Number of bins K, at least 2.
-
-    Returns:
-        `(..., A, K)` float; sums to 1 over the last axis.
-    """
-    position = (actions.clamp(-1, 1) + 1) * ((bins - 1) / 2)
-    centres = torch.arange(bins, device=actions.device, dtype=position.dtype)
-    return (1 - (position.unsqueeze(-1) - centres).abs()).clamp(min=0)

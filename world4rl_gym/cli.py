@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (info, verify, play):
         command.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL)
         command.add_argument("--revision", help="branch, tag or commit on the Hub")
-    play.add_argument("--task", help="the task to begin with; the first if left out")
+    play.add_argument(
+        "--task", help="the task to begin with; if left out, the policy's, or the first"
+    )
     play.add_argument("--policy", type=Path, metavar="FOLDER", help="a policy on features")
     play.add_argument("--device", help="cpu, cuda, cuda:1")
     play.add_argument(
@@ -131,14 +133,13 @@ def play(args: argparse.Namespace) -> None:
             raise CommandError(
                 "the page needs aiohttp: pip install 'world4rl-gym[play]'; or give --video"
             ) from None
-    from world4rl_gym.arguments import check_device
+    from world4rl_gym.arguments import check_device, composed
     from world4rl_gym.policy import Policy
 
     model = load(args)
     tasks = model.config.tasks
-    task = tasks[0] if args.task is None else args.task
-    if task not in tasks:
-        raise CommandError(f"--task: expected one of {', '.join(tasks)}, got {task!r}")
+    if args.task is not None and args.task not in tasks:
+        raise CommandError(f"--task: expected one of {', '.join(tasks)}, got {args.task!r}")
     if args.device is not None:
         try:
             model.to(check_device(args.device))
@@ -148,6 +149,9 @@ def play(args: argparse.Namespace) -> None:
     if args.policy is not None:
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(model)
+    wanted = policy.config.task if policy is not None else None
+    own = next((name for name in tasks if composed(name) == wanted), tasks[0])
+    task = own if args.task is None else args.task
     if args.video is None:
         from world4rl_gym.play.server import serve
 

@@ -20,7 +20,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from world4rl_gym.arguments import check_name, require_integers
+from world4rl_gym.arguments import check_name, composed, require_integers
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE, load_component, save_component
 from world4rl_gym.features import feature_size
 from world4rl_gym.hub import find_repository, upload
@@ -195,7 +195,7 @@ class Policy(ModelMixin, ConfigMixin):
                     f"policy: {field}: the world model has {expected[field]}, the policy "
                     f"{config[field]}"
                 )
-        if task is not None and task != config.task:
+        if task is not None and composed(task) != composed(config.task):
             raise WorldModelError(f"policy: task: expected {task!r}, got one of {config.task!r}")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:  # type: ignore[override]

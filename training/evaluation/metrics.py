@@ -57,15 +57,6 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Rate:
     return Rate(round(float(gap.mean()), 4), round(low, 4), round(high, 4))
 
 
-def mean_with_interval(values: Sequence[float]) -> Rate:
-    """The mean of `(N,)` values with Student's 95 % interval; NaN ends it of fewer than three."""
-    middle = float(np.mean(values)) if len(values) else float("nan")
-    reach = float("nan")
-    if len(values) > 2:
-        reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return Rate(*(round(one, 4) for one in (middle, middle - reach, middle + reach)))
-
-
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: how often a positive outranks a negative; NaN without both."""
     labels = np.asarray(labels, bool)
@@ -74,19 +65,6 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
         return float("nan")
     ranks = stats.rankdata(scores)
     return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
-) -> float:
-    """Mean gap between confidence and frequency over equal bins, weighted by their counts."""
-    which = np.minimum((np.asarray(probabilities) * bins).astype(int), bins - 1)
-    total = 0.0
-    for b in range(bins):
-        inside = which == b
-        if inside.any():
-            total += inside.mean() * abs(probabilities[inside].mean() - labels[inside].mean())
-    return float(total)
 
 
 def maximum_rank_violation(imagined: np.ndarray, real: np.ndarray) -> float:
