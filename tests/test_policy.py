@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -88,6 +89,8 @@ def test_what_does_not_fit_the_world_model_is_named() -> None:
     mine = make_policy(policy_config(world_model, "push"))
     with pytest.raises(WorldModelError, match="task: expected 'pull'"):
         mine.check_fits(world_model, "pull")
+    shape = dataclasses.replace(policy_config(world_model, "push"), task="tire\u0301")
+    make_policy(shape).check_fits(world_model, "tir\u00e9")  # one name, two of Unicode's forms
 
 
 def test_saving_again_replaces_it(folder: Path) -> None:

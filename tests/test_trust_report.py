@@ -70,3 +70,12 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
         run(Args(path, out=tmp_path / "trust.html"))
     with pytest.raises(SettingsError, match="policies: not a policy's outcomes"):
         run(Args(REPORT, (path,), out=tmp_path / "trust.html"))
+
+
+def test_policies_without_a_correlation_are_said_to_have_none(tmp_path: Path) -> None:
+    report = json.loads(REPORT.read_bytes())
+    report["summary"]["policies_in_both_worlds"]["pearson"] = None
+    path, out = tmp_path / "report.json", tmp_path / "trust.html"
+    path.write_text(json.dumps(report))
+    run(Args(path, out=out))
+    assert "have no correlation" in out.read_text("utf-8")

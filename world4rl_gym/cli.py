@@ -149,7 +149,7 @@ def play(args: argparse.Namespace) -> None:
     if args.policy is not None:
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(model)
-    wanted = policy.config.task if policy is not None else None
+    wanted = composed(policy.config.task) if policy is not None else None
     own = next((name for name in tasks if composed(name) == wanted), tasks[0])
     task = own if args.task is None else args.task
     if args.video is None:
