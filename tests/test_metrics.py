@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.formatting import format_rate
+from training.evaluation.formatting import format_points, format_rate
 from training.evaluation.metrics import (
+    Rate,
     auroc,
     maximum_rank_violation,
     paired_difference,
@@ -84,6 +85,11 @@ def test_tasks_that_differ_do_not_hide_what_is_ranked_wrongly_within_each() -> N
     assert told["pearson"] > 0.9
     assert told["pearson_within_task"] == -1
     assert told["mmrv_within_task"] == pytest.approx(0.1)
+
+
+def test_points_have_an_interval_where_there_is_one() -> None:
+    assert format_points(Rate(0.3, -0.36, 0.96)) == "+30 [-36, +96]"
+    assert format_points(Rate(0.15, float("nan"), float("nan"))) == "+15"
 
 
 def test_figures_that_are_not_there_are_dashes() -> None:

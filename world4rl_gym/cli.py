@@ -149,9 +149,8 @@ def play(args: argparse.Namespace) -> None:
     if args.policy is not None:
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(model)
-    wanted = composed(policy.config.task) if policy is not None else None
-    own = next((name for name in tasks if composed(name) == wanted), tasks[0])
-    task = own if args.task is None else args.task
+    own = composed(policy.config.task) if policy is not None else None
+    task = args.task or (own if own in tasks else tasks[0])
     if args.video is None:
         from world4rl_gym.play.server import serve
 
