@@ -61,8 +61,6 @@ NOISE = 0.15
 PERSISTENCE = 0.8
 VALIDATION = 20
 """Plans of each policy that are done from validation starts."""
-SOURCES = ("expert", "policy", "plan")
-"""Whose actions are perturbed and done again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +84,7 @@ class Args:
         plans: Real episodes a round: half of them plans, that is, what a refined policy does in
             imagination, and half played by it, since where imagined motion goes astray it acts
             otherwise in reality.
+        plan_replays: Perturbed replays of each round's episodes.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
         members: Members of the memory.
@@ -105,6 +104,7 @@ class Args:
     ppo_steps: tuple[int, ...] = (48_000, 48_000, 150_000)
     round_clones: int = 4
     plans: int = 400
+    plan_replays: int = 0
     steps: int = 1000
     round_steps: int = 1200
     members: int = 2
@@ -113,7 +113,7 @@ class Args:
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        require_at_least(self, 0, "rollouts", "replays", "plans")
+        require_at_least(self, 0, "rollouts", "replays", "plans", "plan_replays")
         require_at_least(self, 1, "steps", "round_steps", "round_clones", "members", "width")
         if min(self.ppo_steps, default=1) < 1:
             raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
@@ -198,19 +198,23 @@ class Builder:
             actor = Disturbed(Policy.from_pretrained(folder), noise, PERSISTENCE, seed)
             play(self.env(draw_all=True), seed, folder.name, actor, world_model).save(path)
 
-    def collect_replays(self) -> None:
-        """Perturbs recorded actions and does them again from their own starts."""
-        sources = [e for name in SOURCES[:2] for e in self.episodes(name)]
-        for index in tqdm(
-            range(self.args.replays), desc=f"{self.args.task} replays", mininterval=5
-        ):
-            path = self.folder / f"replay-{index:07d}.npz"
-            if path.exists():
-                continue
-            rng = np.random.default_rng([index, self.args.seed, 2])
-            source = sources[rng.integers(len(sources))]
-            actions = perturbed(source.actions, rng)
-            replay(self.env(), source.seed, "replay", actions).save(path)
+    def collect_replays(self) -> list[Episode]:
+        """Perturbs what experts and clones did and does it again."""
+        sources = [e for name in ("expert", "policy") for e in self.episodes(name)]
+        return self.replayed(sources, range(self.args.replays))
+
+    def replayed(self, sources: Sequence[Episode], numbers: range) -> list[Episode]:
+        """Perturbed replays of recorded actions from their own starts, made where missing."""
+        episodes = []
+        for number in tqdm(numbers, desc=f"{self.args.task} replays", mininterval=5):
+            path = self.folder / f"replay-{number:07d}.npz"
+            if not path.exists():
+                rng = np.random.default_rng([number, self.args.seed, 2])
+                source = sources[int(rng.integers(len(sources)))]
+                actions = perturbed(source.actions, rng)
+                replay(self.env(), source.seed, "replay", actions).save(path)
+            episodes.append(load_episode(path))
+        return episodes
 
     def fresh_memory(self) -> TaskMemory:
         """An untrained memory with the units of the experts and random episodes."""
@@ -227,10 +231,10 @@ class Builder:
         """
         args = self.args
         self.collect_rollouts()
-        self.collect_replays()
+        replays = self.collect_replays()
         played = [e for name in ("expert", "random", "policy") for e in self.episodes(name)]
         base = [(make_sequences(played, self.eyes), 0.4)]
-        base.append((make_sequences(self.episodes("replay"), self.eyes), 0.6))
+        base.append((make_sequences(replays, self.eyes), 0.6))
         rounds = len(args.ppo_steps)
         if args.world_model is not None and not (self.out / "memory-0" / "memory").exists():
             save_task_memory(self.first, self.out / "memory-0" / "memory")
@@ -261,9 +265,16 @@ class Builder:
         """What to train on: the base, and for half of it the plans of the first rounds."""
         if not rounds:
             return list(base)
-        plans = [episode for number in range(rounds) for episode in self.round_plans(number)]
+        plans = [self.round_plans(number) for number in range(rounds)]
+        near = [self.plan_replays(number, own) for number, own in enumerate(plans)]
+        both = [episode for own in (*plans, *near) for episode in own]
         half = [(sequences, share / 2) for sequences, share in base]
-        return [*half, (make_sequences(plans, self.eyes), 0.5)]
+        return [*half, (make_sequences(both, self.eyes), 0.5)]
+
+    def plan_replays(self, number: int, plans: Sequence[Episode]) -> list[Episode]:
+        """Perturbed replays of a round's episodes."""
+        first = 1_000_000 * (number + 1)
+        return self.replayed(plans, range(first, first + self.args.plan_replays))
 
     def trained(
         self,
