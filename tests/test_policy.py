@@ -52,7 +52,7 @@ def test_a_policy_makes_the_round_trip(obs_type: str, tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     loaded = Policy.from_pretrained(tmp_path / "mine")
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert (loaded.obs_type, loaded.config.task, loaded.name) == (obs_type, "push", "mine")
+    assert (loaded.obs_type, loaded.task, loaded.name) == (obs_type, "push", "mine")
     loaded.check_fits(world_model, "push")
     imagination = Imagination(4, world_model, task="push")
     imagination.reset()

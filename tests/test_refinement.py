@@ -209,13 +209,13 @@ def test_outcomes_stand_in_the_order_of_their_starts(world_model: WorldModel) ->
 def test_disturbances_persist_and_are_repeatable() -> None:
     still = make_policy(PolicyConfig(action_size=2, vector_size=1))
     still.action.weight.data.zero_()
-    noisy = [Disturbed(still, 0.2, 0.9, seed=3) for _ in range(2)]
+    noisy = [Disturbed(still, 0.2, seed=3) for _ in range(2)]
     seen = np.zeros((500, 1), np.float32)
     first, second = [np.stack([one.act(seen) for _ in range(30)]) for one in noisy]
     assert np.array_equal(first, second)
     assert first[-1].std() == pytest.approx(0.2, abs=0.03)
     assert np.corrcoef(first[-2].ravel(), first[-1].ravel())[0, 1] > 0.8
-    assert not Disturbed(still, 0.0, 0.9, seed=3).act(seen).any()
+    assert not Disturbed(still, 0.0, seed=3).act(seen).any()
 
 
 def test_a_perturbed_replay_is_near_and_not_the_same() -> None:
@@ -244,6 +244,7 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
         "--clone-steps=50",
         "--round-clones=2",
         "--plans=6",
+        "--plan-replays=2",
         "--steps=4",
         "--round-steps=3",
         "--width=8",
@@ -261,6 +262,7 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "door-lock"
     assert (out / "memory" / "config.json").exists()
     assert len(list((place / "train").glob("plan-*.npz"))) == 6
+    assert len(list((place / "train").glob("replay-*.npz"))) == 3 + 2
     assert len(list((place / "validation").glob("plan-*.npz"))) >= 20
     log = json.loads((out / "log.json").read_text())
     assert any("after_training" in entry for entry in log["entries"])
@@ -279,7 +281,8 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     rounds += ["--episodes", str(tmp_path / "data"), "--out", str(tmp_path / "on" / "{task}")]
     replace = [*module, "training.assemble_world_model", *task, "--out", str(tmp_path / "whole")]
     replace += ["--world-model", str(shipped / "world_model"), "--episodes", str(tmp_path / "data")]
-    replace += ["--memories", str(tmp_path / "on" / "{task}")]
+    replace += ["--memories", str(tmp_path / "on" / "{task}"), "--replace", "memories", "starts"]
+    replace += ["--starts=5", "--anywhere=3"]
     for command in (rounds, replace):
         ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
         assert ran.returncode == 0, ran.stderr
@@ -288,3 +291,6 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
         before, after = (one.task_memory(name).state_dict() for one in (base, whole))
         same = all(torch.equal(before[key], after[key]) for key in before)
         assert same == (name != "door-lock")
+        contexts = [len(one.initial_frames.select("anywhere", [name])) for one in (base, whole)]
+        assert contexts[1] == (contexts[0] if name != "door-lock" else 5 + 3)
+    assert len(whole.initial_frames.select("start", ["door-lock"])) == 5

@@ -10,7 +10,16 @@ import pytest
 from gl import needs_gl
 
 from training.data.episodes import DEMONSTRATIONS
-from training.reproduce import Args, Cell, bootstrap, demonstrations_of, measure, run, summarise
+from training.reproduce import (
+    Args,
+    Cell,
+    bootstrap,
+    demonstrations_of,
+    measure,
+    run,
+    share_of_gain,
+    summarise,
+)
 from training.runs.settings import SettingsError
 from world4rl_gym.components import WEIGHTS_FILE
 
@@ -60,6 +69,14 @@ def test_the_interval_comes_from_runs_and_episodes() -> None:
     assert 0.45 < episodes.low < 0.5 < episodes.high < 0.55
 
 
+def test_the_share_of_the_real_gain_is_of_the_same_episodes() -> None:
+    real = np.tile([0.0, 1.0], (6, 50))
+    same = share_of_gain(real, real)
+    assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
+    half = share_of_gain(real / 2, real)
+    assert (half.mean, half.low, half.high) == (0.5, 0.5, 0.5)
+
+
 def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
     outcomes = {"cloned": "0011", "refined": "0111", "imagined_before": "0011"}
     rows = [
@@ -70,5 +87,6 @@ def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
     told = summarise(rows).splitlines()
     assert told[0].endswith("| clone | refined | PPO in the real env | clone, imagined |")
     assert told[2].startswith("| hammer, 5 | 1 | +25")
+    assert "| 50 % [" in told[2]  # +25 of +50 points
     assert told[-1].startswith("| **mean, 5** | 2 | +25 ")
     assert told[-1].endswith("| 50 | 75 | - | 50 |")

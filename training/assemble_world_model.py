@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from world4rl_gym.actions import UNIT
 from world4rl_gym.components import load_component, round_weights
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import TaskEyes
-from world4rl_gym.initial_frames import InitialFrames, most_contexts
+from world4rl_gym.initial_frames import InitialFrames, joined, most_contexts
 from world4rl_gym.memory import TaskMemory
 from world4rl_gym.world_model import WorldModel
 
@@ -51,8 +52,9 @@ class Args:
         eyes: Folder of each task's eyes; "{task}" stands for its name.
         memories: Folder of each task's memory; the same.
         denoiser: Folder that holds `denoiser`.
-        world_model: A world model, folder or Hub id, in which only the memories of these tasks are
-            replaced; None puts a new one together.
+        world_model: A world model, folder or Hub id, in which only what `replace` names is
+            replaced, of these tasks; None puts a new one together.
+        replace: "memories", "starts" or both.
         episodes: Folder of episodes; plans of the validation split calibrate, or all of its
             episodes where there are none.
         starts: Start frames of each task that the world model carries.
@@ -67,9 +69,10 @@ class Args:
     memories: Path = Path("runs/memory/{task}")
     denoiser: Path = Path("runs/denoiser")
     world_model: str | None = None
+    replace: tuple[Literal["memories", "starts"], ...] = ("memories",)
     episodes: Path = Path("data/episodes")
-    starts: int = 100
-    anywhere: int = 120
+    starts: int = 300
+    anywhere: int = 40
     num_inference_steps: int = 2
     max_episode_steps: int | None = None
     out: Path = Path("runs/world_model")
@@ -91,10 +94,12 @@ def run(args: Args) -> None:
     """
     if args.world_model is not None:
         world_model = WorldModel.from_pretrained(args.world_model)
-        for task in args.tasks:
+        for task in args.tasks if "memories" in args.replace else ():
             memory, note = calibrated(args, task, world_model.task_eyes(task))
             world_model.task_memory(task).load_state_dict(memory.state_dict())
             world_model.config.provenance[task] = note
+        if "starts" in args.replace:
+            world_model.initial_frames = _with_new_starts(args, world_model.initial_frames)
         world_model.save_pretrained(args.out)
         print(f"done: {args.out}")
         return
@@ -203,11 +208,23 @@ def _contexts(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFram
     parts = [start_contexts(args.episodes, args.tasks, "train", args.starts)]
     if args.anywhere:
         parts.append(_contexts_within(args, known))
-    both = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("frames", "state", "command", "task_ids", "is_start")
-    }
-    return InitialFrames(**both, tasks=tuple(args.tasks))
+    return joined(parts)
+
+
+def _with_new_starts(args: Args, old: InitialFrames) -> InitialFrames:
+    """Other start frames of these tasks; of what lies within demonstrations, `anywhere` a task."""
+    parts = []
+    for task in old.tasks:
+        own = old.select("anywhere", [task])
+        is_start = old.is_start[own].numpy()
+        if task in args.tasks:
+            start = start_contexts(args.episodes, [task], "train", args.starts)
+            ids = torch.full_like(start.task_ids, old.tasks.index(task))
+            parts.append(dataclasses.replace(start, task_ids=ids, tasks=old.tasks))
+            parts.append(old.rows(own[~is_start][: args.anywhere]))
+        else:
+            parts.append(old.rows(own))
+    return joined(parts)
 
 
 def _contexts_within(args: Args, known: Mapping[str, Sequence[Episode]]) -> InitialFrames:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data.episodes import Episode, EpisodeError, load_episodes
-from training.envs.rollouts import Disturbed
+from training.envs.rollouts import PersistentNoise
 from training.evaluation.outcomes import check_fits
 from training.policies.imitation import Seen, features_of, fit, seen_of
 from training.runs import command
@@ -35,7 +35,6 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.15
 """Deviation of the noise on what is done, so that more is seen than one path."""
-PERSISTENCE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +96,11 @@ class Lessons:
     ) -> None:
         """Imagined episodes; the student, where there is one, acts in half of them."""
         teacher = self.teacher
-        imagination = Imagination(episodes, world_model, task=teacher.config.task)
+        imagination = Imagination(episodes, world_model, task=teacher.task)
         rng = np.random.default_rng(seed)
         imagination.rngs = list(rng.spawn(episodes))
         imagination.reset()
-        noisy = Disturbed(_Fixed(), NOISE, PERSISTENCE, seed)
+        noise = PersistentNoise(NOISE, seed)
         students = np.arange(episodes) < (episodes // 2 if student is not None else 0)
         for _ in tqdm(range(imagination.max_episode_steps), desc="imagined", mininterval=1):
             observation = observe(imagination, obs_type)
@@ -111,7 +110,7 @@ class Lessons:
             chosen = advice
             if student is not None:
                 chosen = np.where(students[:, None], student.act(observation), advice)
-            imagination.step(noisy.act(chosen))
+            imagination.step(noise.added_to(chosen))
 
     def all(self) -> tuple[Seen, Tensor]:
         """Everything so far."""
@@ -119,15 +118,6 @@ class Lessons:
         vectors = [vectors for _, vectors in self._seen if vectors is not None]
         seen = torch.cat(frames), torch.cat(vectors) if vectors else None
         return seen, torch.cat(self._done)
-
-
-class _Fixed:
-    """An actor that does what it is told."""
-
-    obs_type = "features"
-
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        return observation
 
 
 def distil(
@@ -155,7 +145,7 @@ def distil(
     lessons = Lessons(teacher)
     if real:
         lessons.add_real(world_model, real, obs_type)
-    config = policy_config(world_model, teacher.config.task, obs_type)
+    config = policy_config(world_model, teacher.task, obs_type)
     student: Policy | None = None
     for number in range(rounds):
         lessons.add_imagined(world_model, student, obs_type, episodes, seed + number)
@@ -183,7 +173,7 @@ def run(args: Args) -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     teacher = Policy.from_pretrained(args.teacher)
     teacher.check_fits(world_model)
-    task = str(teacher.config.task)
+    task = teacher.task
     if teacher.obs_type != "features":
         raise WorldModelError(f"teacher: expected a policy on features, got on {teacher.obs_type}")
     real: list[Episode] = []

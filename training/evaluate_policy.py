@@ -19,9 +19,8 @@ import torch
 import tyro
 
 from training.data.episodes import load_episodes
-from training.envs.own_env import AnyEnv, make_own_env
-from training.envs.real_env import TASKS, require_real_env, split_seeds
-from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
+from training.envs.real_env import TASKS, split_seeds
+from training.envs.rollouts import find_env, imagined_outcomes, real_outcomes, real_starts
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
 from training.evaluation.outcomes import contexts_of, imagine
@@ -75,21 +74,6 @@ class Args:
         require_at_least(self, 1, "episodes")
 
 
-def make_env(args: Args, world_model: WorldModel) -> AnyEnv | None:
-    """The real env that was asked for, if any.
-
-    Raises:
-        OwnEnvError: One's own cannot be made, or does not fit the world model.
-        RealEnvUnavailableError: Meta-World or GL is missing.
-    """
-    if args.real_env is not None:
-        return make_own_env(args.real_env, world_model, args.task)
-    if args.test_episodes is not None:
-        return None
-    require_real_env()
-    return make_real_env(args.task)
-
-
 def run(args: Args) -> dict[str, list[bool]]:
     """Measures and prints.
 
@@ -111,7 +95,7 @@ def run(args: Args) -> dict[str, list[bool]]:
     policy.check_fits(world_model, args.task)
     seeds = split_seeds(args.split, args.episodes, args.offset)
     outcomes: dict[str, np.ndarray] = {}
-    env = make_env(args, world_model)
+    env = find_env(args.task, world_model, args.real_env, twin=args.test_episodes is None)
     try:
         if args.test_episodes is not None:
             recorded = load_episodes(args.test_episodes, args.split, [args.task])[: args.episodes]

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,19 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import Episode, EpisodeError, load_episodes
+from training.data.episodes import (
+    Episode,
+    EpisodeError,
+    episode_files,
+    load_episodes,
+    require_disjoint,
+    task_folder,
+)
 from training.data.sequences import codes_of
 from training.data.start_frames import load_start_frames
-from training.envs.own_env import AnyEnv, make_own_env
+from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
-from training.envs.rollouts import make_real_env, plan, real_starts, record, replay
+from training.envs.rollouts import find_env, plan, real_starts, record, replay
 from training.envs.scripted import scripted
 from training.evaluation.formatting import number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
@@ -97,15 +105,6 @@ def policies_of(args: Args, task: str) -> list[Path]:
     """Folders of the policies that the world model never saw; none where there is no folder."""
     place = args.policies / task
     return sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else []
-
-
-def make_env(args: Args, world_model: WorldModel, task: str) -> AnyEnv | None:
-    """The real env of a task, if there is one."""
-    if args.real_env is not None:
-        return make_own_env(args.real_env, world_model, task)
-    if args.twin and task in TASKS:
-        return make_real_env(task)
-    return None
 
 
 def fresh_plans(
@@ -230,6 +229,9 @@ def measure_task(args: Args, world_model: WorldModel, task: str) -> dict[str, An
     if not played:
         raise EpisodeError(f"{args.episodes}: no {args.split} episodes of policies of {task}")
     check_fits(world_model, episodes)
+    if episode_files(task_folder(args.episodes, task) / "train"):
+        known = load_episodes(args.episodes, "train", [task])
+        require_disjoint({"train": known, args.split: episodes})
     imagined = imagine(world_model, played)
     figures: dict[str, Any] = {"policies": outcome_figures(imagined, threshold), "policy": {}}
     for name in sorted({e.policy for e in played} - {""}):
@@ -242,7 +244,7 @@ def measure_task(args: Args, world_model: WorldModel, task: str) -> dict[str, An
     figures["eyes"] = eyes_accuracy(args, world_model, task)
     drawn = imagine(world_model, [e for e in played if e.is_drawn], draw=True)
     figures["frames"] = frame_figures(drawn)
-    env = make_env(args, world_model, task)
+    env = find_env(task, world_model, args.real_env, args.twin)
     if env is not None:
         try:
             if isinstance(env, RealEnv):
@@ -277,6 +279,17 @@ def save_pictures(folder: Path, task: str, drawn: Sequence[Imagined]) -> None:
         save_video(folder / f"{task}.mp4", shown[0].episode.frames, shown[0].frames)
 
 
+def checksum(world_model: WorldModel, task: str) -> int:
+    """Of what imagines a task, so that no figures of another model are taken for this one's."""
+    networks = torch.nn.ModuleList(
+        [world_model.task_eyes(task), world_model.task_memory(task), world_model.denoiser]
+    )
+    total = 0
+    for values in networks.state_dict().values():
+        total = zlib.crc32(values.cpu().contiguous().numpy().tobytes(), total)
+    return total
+
+
 def summary(tasks: dict[str, Any]) -> dict[str, Any]:
     """Means over tasks, the worst task, and M4 over all policies of the closed loop."""
 
@@ -303,7 +316,7 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(args: Args) -> dict[str, Any]:
-    """Measures every task; a task that is done is not measured again.
+    """Measures every task; one that is done is not measured again, unless its model is another.
 
     Raises:
         EpisodeError: Test episodes are missing or broken.
@@ -317,11 +330,12 @@ def evaluate(args: Args) -> dict[str, Any]:
     began = time.monotonic()
     tasks = {}
     for task in world_model.config.tasks:
-        path = args.out / "tasks" / f"{task}.json"
-        if path.exists():
-            tasks[task] = json.loads(path.read_bytes())
+        path, own = args.out / "tasks" / f"{task}.json", checksum(world_model, task)
+        kept = json.loads(path.read_bytes()) if path.exists() else {}
+        if kept.get("checksum") == own:
+            tasks[task] = kept
             continue
-        tasks[task] = measure_task(args, world_model, task)
+        tasks[task] = {**measure_task(args, world_model, task), "checksum": own}
         save_record(path, tasks[task])
         print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}

@@ -44,7 +44,6 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.1
 """Deviation of the noise on every other episode of the policy, and on what is rehearsed."""
-PERSISTENCE = 0.8
 REHEARSED = 400
 """Imagined episodes of each policy that are learned again beside the real ones."""
 
@@ -122,7 +121,7 @@ def real_episodes(
         for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
             path = place / f"policy-{seed:07d}.npz"
             if not path.exists():
-                actor = Disturbed(policy, NOISE * (index % 2), PERSISTENCE, seed)
+                actor = Disturbed(policy, NOISE * (index % 2), seed)
                 play(env, seed, "refined", actor, world_model).save(path)
         env.close()
     return load_episodes(folder, "train", [args.task], ["policy"])
@@ -148,7 +147,7 @@ def rehearsed(
     for index, policy in enumerate(policies):
         imagination = Imagination(count, world_model, task=task)
         starts = rng.choice(imagination.starts.candidates, count)
-        noisy = Disturbed(policy, NOISE * (1 + index % 2), PERSISTENCE, seed + index)
+        noisy = Disturbed(policy, NOISE * (1 + index % 2), seed + index)
         imagination.reset(initial_frame=starts)
         first = imagination.memory.first_code
         kept: dict[str, list[torch.Tensor]] = {

@@ -58,7 +58,6 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.15
 """Deviation of the noise added to half of the clones' rollouts and plans."""
-PERSISTENCE = 0.8
 VALIDATION = 20
 """Plans of each policy that are done from validation starts."""
 
@@ -195,7 +194,7 @@ class Builder:
                 if not path.exists():
                     jobs.append((folder, seed, NOISE * (number % 2), path))
         for folder, seed, noise, path in tqdm(jobs, desc=f"{args.task} rollouts", mininterval=5):
-            actor = Disturbed(Policy.from_pretrained(folder), noise, PERSISTENCE, seed)
+            actor = Disturbed(Policy.from_pretrained(folder), noise, seed)
             play(self.env(draw_all=True), seed, folder.name, actor, world_model).save(path)
 
     def collect_replays(self) -> list[Episode]:
@@ -348,13 +347,13 @@ class Builder:
             if not len(rows):  # fewer episodes than policies
                 continue
             imagination = Imagination(len(rows), world_model, initial_frames=starts)
-            noisy = Disturbed(actor, noise, PERSISTENCE, args.seed + 100 * number + index)
+            noisy = Disturbed(actor, noise, args.seed + 100 * number + index)
             actions, imagined = plan(imagination, noisy, rows)
             name, part = f"{number}-{index}", []
             for row, own in zip(rows, actions, strict=True):
                 seed = seeds[int(row)]
                 if row % 2:
-                    one = Disturbed(actor, noise, PERSISTENCE, seed)
+                    one = Disturbed(actor, noise, seed)
                     part.append(play(env_real, seed, name, one, world_model))
                 else:
                     part.append(replay(env_real, seed, "plan", own, name))

@@ -133,7 +133,7 @@ def play(args: argparse.Namespace) -> None:
             raise CommandError(
                 "the page needs aiohttp: pip install 'world4rl-gym[play]'; or give --video"
             ) from None
-    from world4rl_gym.arguments import check_device, composed
+    from world4rl_gym.arguments import check_device
     from world4rl_gym.policy import Policy
 
     model = load(args)
@@ -149,7 +149,7 @@ def play(args: argparse.Namespace) -> None:
     if args.policy is not None:
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(model)
-    own = composed(policy.config.task) if policy is not None else None
+    own = policy.task if policy is not None else None
     task = args.task or (own if own in tasks else tasks[0])
     if args.video is None:
         from world4rl_gym.play.server import serve

@@ -236,6 +236,12 @@ class InitialFrames:
         return loaded
 
 
+def joined(parts: Sequence[InitialFrames]) -> InitialFrames:
+    """The contexts of all parts, which name the same tasks."""
+    all_of = {name: torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS}
+    return InitialFrames(**all_of, tasks=parts[0].tasks)
+
+
 def most_contexts(frame_size: int) -> int:
     """How many contexts of this height and width a world model may carry."""
     return _MOST_BYTES // (3 * frame_size**2)

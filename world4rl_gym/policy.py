@@ -59,7 +59,7 @@ class PolicyConfig:
     width: int = 256
 
     def __post_init__(self) -> None:
-        check_name("task", self.task)
+        object.__setattr__(self, "task", check_name("task", self.task))
         if self.obs_type not in ("features", "pixels", "pixels_agent_pos"):
             raise ValueError(
                 f"obs_type: expected features, pixels or pixels_agent_pos, got {self.obs_type!r}"
@@ -157,6 +157,11 @@ class Policy(ModelMixin, ConfigMixin):
         return PolicyConfig(**{k: v for k, v in self.config.items() if not k.startswith("_")})
 
     @property
+    def task(self) -> str:
+        """The task that it does."""
+        return self.shape.task
+
+    @property
     def obs_type(self) -> str:
         """What it sees."""
         return str(self.config.obs_type)
@@ -187,16 +192,15 @@ class Policy(ModelMixin, ConfigMixin):
 
     def check_fits(self, world_model: WorldModel, task: str | None = None) -> None:
         """Raises WorldModelError, naming the field, unless it can act in the world model."""
-        config = self.config
-        expected = dataclasses.asdict(policy_config(world_model, config.task, config.obs_type))
+        own, expected = self.shape, policy_config(world_model, self.task, self.obs_type)
         for field in ("action_size", "vector_size", "frame_size"):
-            if config[field] != expected[field]:
+            if getattr(own, field) != getattr(expected, field):
                 raise WorldModelError(
-                    f"policy: {field}: the world model has {expected[field]}, the policy "
-                    f"{config[field]}"
+                    f"policy: {field}: the world model has {getattr(expected, field)}, the policy "
+                    f"{getattr(own, field)}"
                 )
-        if task is not None and composed(task) != composed(config.task):
-            raise WorldModelError(f"policy: task: expected {task!r}, got one of {config.task!r}")
+        if task is not None and composed(task) != own.task:
+            raise WorldModelError(f"policy: task: expected {task!r}, got one of {own.task!r}")
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:  # type: ignore[override]
         """Writes the policy's folder, whole or not at all.

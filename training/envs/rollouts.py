@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from training.data.episodes import Episode
-from training.envs.own_env import AnyEnv
-from training.envs.real_env import RealEnv
+from training.envs.own_env import AnyEnv, make_own_env
+from training.envs.real_env import TASKS, RealEnv, require_real_env
 from world4rl_gym.faces import observe
 from world4rl_gym.features import MemoryFeatures
 from world4rl_gym.imagination import Imagination
@@ -24,16 +24,39 @@ BIASES = (0.0, 0.01, 0.03)
 DEVIATIONS = (0.01, 0.04, 0.1)
 PERSISTENCES = (0.5, 0.9, 0.98)
 """How a replay perturbs what it repeats; one of each is drawn an episode."""
+PERSISTENCE = 0.8
+"""Share of the noise on a policy that is left after a decision."""
 
 
 def make_real_env(task: str, draw_all: bool = False) -> RealEnv:
-    """The twin, played past success; only the first frame of an episode is drawn unless asked."""
+    """Meta-World, played past success; only the first frame of an episode is drawn unless asked."""
     return RealEnv(
         task,
         terminate_on_success=False,
         obs_type="pixels_agent_pos",
         drawn="all" if draw_all else "first",
     )
+
+
+def find_env(task: str, world_model: WorldModel, own: str | None, twin: bool) -> AnyEnv | None:
+    """The real env of a task, if there is one.
+
+    Args:
+        task: The task.
+        world_model: Whose sizes and units an env of one's own has.
+        own: `module:id` of a Gymnasium env of one's own; None has none.
+        twin: Whether Meta-World, else, is the real env of its tasks.
+
+    Raises:
+        OwnEnvError: One's own cannot be made, or does not fit the world model.
+        RealEnvUnavailableError: Meta-World or GL is missing.
+    """
+    if own is not None:
+        return make_own_env(own, world_model, task)
+    if twin and task in TASKS:
+        require_real_env()
+        return make_real_env(task)
+    return None
 
 
 class Actor(Protocol):
@@ -47,20 +70,37 @@ class Actor(Protocol):
         """A batch of observations to actions `(B, A)` float32 in [-1, 1]."""
 
 
+class PersistentNoise:
+    """Noise of which the share `PERSISTENCE` is left from one decision to the next.
+
+    Args:
+        deviation: Of the noise.
+        seed: Of the noise.
+    """
+
+    def __init__(self, deviation: float, seed: int) -> None:
+        self._deviation = deviation
+        self._rng = np.random.default_rng(seed)
+        self._noise: np.ndarray | float = 0.0
+
+    def added_to(self, actions: np.ndarray) -> np.ndarray:
+        """A decision's actions `(B, A)` and the noise, float32, clipped to [-1, 1]."""
+        fresh = self._rng.standard_normal(actions.shape) * self._deviation
+        self._noise = PERSISTENCE * self._noise + math.sqrt(1 - PERSISTENCE**2) * fresh
+        return np.clip(actions + self._noise, -1, 1).astype(np.float32)
+
+
 class Disturbed:
-    """Adds noise that persists to what a policy does, from one decision to the next.
+    """A policy with `PersistentNoise` on what it does.
 
     Args:
         actor: The policy.
         deviation: Of the noise.
-        persistence: Share of the noise that is left after a decision.
         seed: Of the noise.
     """
 
-    def __init__(self, actor: Actor, deviation: float, persistence: float, seed: int) -> None:
-        self._actor, self._deviation, self._persistence = actor, deviation, persistence
-        self._rng = np.random.default_rng(seed)
-        self._noise: np.ndarray | None = None
+    def __init__(self, actor: Actor, deviation: float, seed: int) -> None:
+        self._actor, self._noise = actor, PersistentNoise(deviation, seed)
 
     @property
     def obs_type(self) -> str:
@@ -69,11 +109,7 @@ class Disturbed:
 
     def act(self, observation: Any) -> np.ndarray:
         """The policy's actions and the noise, clipped."""
-        mean = self._actor.act(observation)
-        fresh = self._rng.standard_normal(mean.shape) * self._deviation
-        kept = np.zeros_like(fresh) if self._noise is None else self._noise
-        self._noise = self._persistence * kept + math.sqrt(1 - self._persistence**2) * fresh
-        return np.clip(mean + self._noise, -1, 1).astype(np.float32)
+        return self._noise.added_to(self._actor.act(observation))
 
 
 def plan(
