@@ -39,7 +39,7 @@ from training.evaluation.formatting import format_points, format_rate
 from training.evaluation.metrics import paired_difference, rate
 from training.evaluation.pictures import drawing, enlarge
 from training.policies.imitation import clone_episodes
-from training.policies.refinement import Point, refine_imagined
+from training.policies.refinement import STEPS, Point, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import SettingsError, require_at_least
@@ -73,7 +73,7 @@ class Args:
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: int = 4000
-    refine_steps: int = 200_000
+    refine_steps: int = STEPS
     seed: int = 0
     draws: int = 1
 

@@ -31,7 +31,7 @@ from training.envs.rollouts import Disturbed, make_real_env, play, real_outcomes
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
 from training.policies.imitation import clone_episodes
-from training.policies.refinement import refine_imagined
+from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
@@ -75,7 +75,7 @@ class Args:
     episodes_budget: int = 200
     rounds: int = 2
     clone_steps: int = 4000
-    steps: int = 200_000
+    steps: int = STEPS
     learn_steps: int = 600
     test_episodes: int = 100
     seed: int = 0

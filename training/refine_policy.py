@@ -19,6 +19,7 @@ import tyro
 
 from training.envs.real_env import check_task
 from training.policies.refinement import (
+    STEPS,
     ProgressReward,
     ZeroReward,
     imagined_env,
@@ -57,7 +58,7 @@ class Args:
     out: Path
     env: Literal["imagined", "real"] = "imagined"
     world_model: str | None = None
-    steps: int = 100_000
+    steps: int = STEPS
     reward: Literal["progress", "sparse", "zero"] = "progress"
     seed: int = 0
 

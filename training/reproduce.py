@@ -33,7 +33,14 @@ from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcom
 from training.evaluation.formatting import format_points, markdown_table
 from training.evaluation.metrics import Rate, rate
 from training.policies.imitation import clone_episodes
-from training.policies.refinement import ZeroReward, imagined_env, real_env, refine, refine_imagined
+from training.policies.refinement import (
+    STEPS,
+    ZeroReward,
+    imagined_env,
+    real_env,
+    refine,
+    refine_imagined,
+)
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import SettingsError, differences, require_at_least
@@ -86,7 +93,7 @@ class Args:
     draws: int = 3
     seeds: int = 2
     policies: tuple[PolicyName, ...] = typing.get_args(PolicyName)
-    steps: int = 200_000
+    steps: int = STEPS
     real_steps: int = 200_000
     episodes: int = 200
     episodes_folder: Path = Path("data/episodes")

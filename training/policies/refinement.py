@@ -27,6 +27,8 @@ ENOUGH = 0.995
 PROGRESS = 1.0
 """What progress from `LEAST_CHANCE` to an even chance of success pays."""
 LEAST_CHANCE = 1e-4
+STEPS = 400_000
+"""Env steps of PPO at most: with fewer, weak clones are cut on their way up."""
 REAL_ROWS = 4
 IMAGINED_ROWS = 64
 
