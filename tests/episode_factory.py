@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def make_episode(
         frames[t, row : row + 3, round(place) : round(place) + 3] = (220, 40, 40)
     success = np.array(places[1:]) >= SIZE - 5
     return Episode(frames, actions, success, task, behaviour, seed, 2)
+
+
+def with_robot(episode: Episode) -> Episode:
+    """The square's place for a state, an exact integrator for a command."""
+    command = np.cumsum(np.concatenate([[[0.0]], 0.1 * episode.actions[:, :1]]), axis=0)
+    command = np.clip(command, -0.25, 0.55)
+    state = np.concatenate([0.9 * command, np.zeros_like(command)], axis=1)
+    return dataclasses.replace(
+        episode, state=state.astype(np.float32), command=command.astype(np.float32)
+    )
 
 
 def write_episodes(folder: Path, tasks: tuple[str, ...] = ("push",), count: int = 6) -> Path:

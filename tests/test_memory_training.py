@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from episode_factory import make_episode
+from episode_factory import make_episode, with_robot
 
 from training import train_eyes
-from training.data.episodes import Episode, EpisodeError
+from training.data.episodes import EpisodeError
 from training.data.sequences import Sequences, make_sequences
 from training.data.start_frames import start_frames_path
 from training.evaluation.metrics import auroc
@@ -23,16 +23,6 @@ from training.world_model.assembly import (
 )
 from training.world_model.memory import MemoryRun, command_rule, make_memory, train_memory, unroll
 from world4rl_gym.eyes import Eyes, TaskEyes
-
-
-def with_robot(episode: Episode) -> Episode:
-    """The square's place for a state, an exact integrator for a command."""
-    command = np.cumsum(np.concatenate([[[0.0]], 0.1 * episode.actions[:, :1]]), axis=0)
-    command = np.clip(command, -0.25, 0.55)
-    state = np.concatenate([0.9 * command, np.zeros_like(command)], axis=1)
-    return dataclasses.replace(
-        episode, state=state.astype(np.float32), command=command.astype(np.float32)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +84,17 @@ def test_a_memory_learns_outcomes_and_motion(sequences: Sequences, tmp_path: Pat
     assert torch.allclose(
         unroll(again, sequences).logit, unroll(memory, sequences).logit, atol=1e-6
     )
+
+
+def test_one_step_training_goes_on_from_true_states(sequences: Sequences) -> None:
+    memory = make_memory(sequences, 1, 8, 0).eval()
+    state = sequences.state.clone()
+    state[:, 3] += 1.0  # after the third decision
+    moved = dataclasses.replace(sequences, state=state)
+    for open_loop in (True, False):
+        before, after = (unroll(memory, s, 4, open_loop).state for s in (sequences, moved))
+        assert torch.equal(before[:, :3], after[:, :3])
+        assert torch.equal(before[:, 3], after[:, 3]) == open_loop
 
 
 def test_calibration_undoes_a_bias(sequences: Sequences, tmp_path: Path) -> None:

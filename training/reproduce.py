@@ -30,7 +30,7 @@ from training.data.episodes import load_episodes
 from training.distil_policy import distil
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
-from training.evaluation.formatting import format_points, markdown_table
+from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
@@ -271,7 +271,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
         if real_gains.mean() <= 0:  # nothing to have a share of
             return "-"
         reached = share_of_gain(gains, real_gains)
-        return f"{100 * reached.mean:.0f} % [{100 * reached.low:.0f}, {100 * reached.high:.0f}]"
+        return format_rate(reached)
 
     def line(first: str, some: list[dict[str, Any]]) -> list[str]:
         of = {

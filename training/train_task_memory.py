@@ -35,7 +35,6 @@ from training.envs.rollouts import (
     real_starts,
     replay,
 )
-from training.evaluation.metrics import auroc
 from training.policies.imitation import clone_episodes
 from training.policies.ppo import CRITIC_STEPS, learn_critic, make_ppo, policy_of
 from training.policies.refinement import ProgressReward, imagined_env
@@ -50,7 +49,7 @@ from training.world_model.assembly import (
     save_task_memory,
     start_contexts,
 )
-from training.world_model.memory import MemoryRun, make_memory, train_memory, unroll
+from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
 from world4rl_gym.policy import Policy
@@ -394,22 +393,6 @@ def success_of(episodes: Sequence[Episode], behaviour: str) -> float | None:
     """The share of a behaviour's episodes that solve the task; None where there are none."""
     solved = [episode.solved for episode in episodes if episode.behaviour == behaviour]
     return float(np.mean(solved)) if solved else None
-
-
-@torch.no_grad()
-def judged(memory: TaskMemory, sequences: Sequences) -> dict[str, float]:
-    """How well the memory foretells outcomes: AUROC, agreement, imagined and true success."""
-    best = unroll(memory, sequences).logit.sigmoid().mean(dim=2) * sequences.mask
-    score = best.amax(dim=1).numpy()
-    truth = sequences.outcome.numpy()
-    said = score >= 0.5
-    both = truth.any() and not truth.all()
-    return {
-        "auroc": round(float(auroc(score, truth)), 4) if both else float("nan"),
-        "agreement": round(float((said == truth).mean()), 4),
-        "imagined": round(float(said.mean()), 4),
-        "real": round(float(truth.mean()), 4),
-    }
 
 
 def run(args: Args) -> None:

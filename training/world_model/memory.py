@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from training.data.episodes import EpisodeError
 from training.data.sequences import Sequences, join
+from training.evaluation.metrics import auroc
 from training.runs.loop import fit
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 
@@ -31,6 +32,7 @@ class MemoryRun:
         seed: Seed of weights and batches.
         state_weight: Weight of the robot state's error.
         code_weight: Weight of the code's error.
+        open_loop: Whether it goes on from its own robot states; False gives it the true ones.
     """
 
     steps: int = 2500
@@ -39,6 +41,7 @@ class MemoryRun:
     seed: int = 0
     state_weight: float = 2.0
     code_weight: float = 2.0
+    open_loop: bool = True
 
 
 def make_memory(sequences: Sequences, members: int, width: int, seed: int) -> TaskMemory:
@@ -55,9 +58,10 @@ def make_memory(sequences: Sequences, members: int, width: int, seed: int) -> Ta
         torch.manual_seed(seed)
         memory = TaskMemory(config)
     inside = sequences.mask.bool()
-    motion = (sequences.state[:, 1:] - sequences.state[:, :-1])[inside]
-    memory.state_origin.copy_(sequences.state[:, 0].mean(dim=0))
-    memory.state_step.copy_(motion.std(dim=0).clamp(min=1e-4))
+    if config.state_size:
+        motion = (sequences.state[:, 1:] - sequences.state[:, :-1])[inside]
+        memory.state_origin.copy_(sequences.state[:, 0].mean(dim=0))
+        memory.state_step.copy_(motion.std(dim=0).clamp(min=1e-4))
     for name, values in command_rule(sequences).items():
         getattr(memory, name).copy_(values)
     return memory
@@ -107,21 +111,50 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
     return rule
 
 
-def unroll(memory: TaskMemory, sequences: Sequences, length: int | None = None) -> MemoryState:
-    """The memory along sequences: every field of `MemoryState` stacked, `(B, T, ...)`."""
+def unroll(
+    memory: TaskMemory, sequences: Sequences, length: int | None = None, open_loop: bool = True
+) -> MemoryState:
+    """The memory along sequences: what it foretells is stacked, `(B, T, ...)`.
+
+    Args:
+        memory: The memory.
+        sequences: B episodes.
+        length: Decisions T; None takes all.
+        open_loop: Whether each step goes on from the robot's state that was foretold; else from the
+            true one.
+    """
     length = length or sequences.actions.shape[1]
     now = memory.begin(sequences.first_code, sequences.state[:, 0], sequences.command[:, 0])
     states = []
     for t in range(length):
         now = memory.step(now, sequences.actions[:, t], sequences.command[:, t + 1])
         states.append(now)
+        if not open_loop:
+            true = sequences.state[:, t : t + 2, None].expand(-1, -1, now.state.shape[1], -1)
+            now = now._replace(state=true[:, 1], velocity=true[:, 1] - true[:, 0])
     kept = ("state", "code_change", "logit")
     return now._replace(**{k: torch.stack([getattr(s, k) for s in states], 1) for k in kept})
 
 
+@torch.no_grad()
+def judged(memory: TaskMemory, sequences: Sequences) -> dict[str, float]:
+    """How well the memory foretells outcomes: AUROC, agreement, imagined and true success."""
+    best = unroll(memory, sequences).logit.sigmoid().mean(dim=2) * sequences.mask
+    score = best.amax(dim=1).numpy()
+    truth = sequences.outcome.numpy()
+    said = score >= 0.5
+    both = truth.any() and not truth.all()
+    return {
+        "auroc": round(float(auroc(score, truth)), 4) if both else float("nan"),
+        "agreement": round(float((said == truth).mean()), 4),
+        "imagined": round(float(said.mean()), 4),
+        "real": round(float(truth.mean()), 4),
+    }
+
+
 def memory_loss(memory: TaskMemory, batch: Sequences, length: int, run: MemoryRun) -> Tensor:
     """The loss over the first `length` decisions: success, robot state and code."""
-    predicted = unroll(memory, batch, length)
+    predicted = unroll(memory, batch, length, run.open_loop)
     mask = batch.mask[:, :length]
     success = batch.success[:, :length, None].expand_as(predicted.logit)
     weight = mask[:, :, None]

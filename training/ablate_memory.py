@@ -1,0 +1,278 @@
+"""Measures what each part of a memory and of its data is worth, by leaving it out.
+
+    python -m training.ablate_memory --tasks handle-pull
+
+Needs the episodes of `training.train_task_memory`. Every variation learns anew, from the same
+episodes, for the same number of steps, without those of the last round; and is measured on these:
+what policies planned, and played, that were refined in a memory that had learned from all others.
+Variations that are done are not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from training.data.episodes import Episode, EpisodeError, load_episodes
+from training.data.sequences import Sequences, make_sequences
+from training.evaluation.formatting import markdown_table
+from training.runs import command
+from training.runs.records import save_record
+from training.runs.settings import require_at_least
+from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
+from world4rl_gym.eyes import TaskEyes
+from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
+from world4rl_gym.pixels import channels_first
+from world4rl_gym.world_model import WorldModel
+
+BINS = 11
+"""Of each action component where actions are two-hot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """What a memory is given, and how it learns.
+
+    Attributes:
+        says: What the table calls it.
+        commands: Whether it is given the commands.
+        states: Whether it is given the robot's states; without them there are no commands either.
+        replays: Whether it learns from perturbed replays.
+        plans: Whether it learns from plans, the rounds of `train_task_memory`.
+        codes: Whether it learns how the frame's code changes.
+        open_loop: Whether it learns to go on from its own states; else from true ones, one step.
+        two_hot: Whether actions are two-hot, as in World4RL, instead of plain numbers.
+        fixed_eyes: Whether the eyes are the world model's; else they are new and learn with the
+            memory, from the outcomes alone.
+    """
+
+    says: str
+    commands: bool = True
+    states: bool = True
+    replays: bool = True
+    plans: bool = True
+    codes: bool = True
+    open_loop: bool = True
+    two_hot: bool = False
+    fixed_eyes: bool = True
+
+
+VARIATIONS = {
+    "all": Variation("as it is"),
+    "no-rounds": Variation("without rounds of plans", plans=False),
+    "no-replays": Variation("without perturbed replays", replays=False),
+    "no-command": Variation("without commands", commands=False),
+    "no-state": Variation("without robot states and commands", commands=False, states=False),
+    "no-codes": Variation("without the codes of later frames", codes=False),
+    "one-step": Variation("trained on one step from true states", open_loop=False),
+    "two-hot": Variation("two-hot actions", two_hot=True),
+    "own-eyes": Variation("eyes learned with the memory", codes=False, fixed_eyes=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Command line of `training.ablate_memory`.
+
+    Attributes:
+        tasks: The tasks.
+        variations: Which of `VARIATIONS`.
+        seeds: Trainings of each.
+        steps: Optimiser steps of each.
+        width: Units of the memory.
+        world_model: Folder or Hub id, for its eyes; None is the embedded one.
+        episodes: Folder of episodes.
+        runs: Folder of what is done.
+        out: The table, as JSON; beside it as Markdown.
+    """
+
+    tasks: tuple[str, ...]
+    variations: tuple[str, ...] = tuple(VARIATIONS)
+    seeds: int = 1
+    steps: int = 1000
+    width: int = 160
+    world_model: str | None = None
+    episodes: Path = Path("data/episodes")
+    runs: Path = Path("runs/ablations")
+    out: Path = Path("results/ablations.json")
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "seeds", "steps", "width")
+        for name in self.variations:
+            if name not in VARIATIONS:
+                raise ValueError(
+                    f"variations: expected some of {', '.join(VARIATIONS)}, got {name!r}"
+                )
+
+
+class SeeingMemory(TaskMemory):
+    """A memory with eyes of its own: for a code it takes a frame's pixels, `(B, 3 * H * W)`."""
+
+    def __init__(self, config: MemoryConfig, eyes: TaskEyes) -> None:
+        super().__init__(config)
+        self.eyes = eyes
+
+    def begin(self, code: Tensor, state: Tensor, command: Tensor) -> MemoryState:
+        """Begins episodes."""
+        size = self.eyes.config.frame_size
+        frames = code.to(torch.uint8).view(-1, 3, size, size)
+        return super().begin(self.eyes.encode(frames), state, command)
+
+
+def two_hot(actions: Tensor) -> Tensor:
+    """`(..., A)` in [-1, 1] -> `(..., A * BINS)`: the weights of the two nearest bins."""
+    place = (actions.clamp(-1, 1) + 1) / 2 * (BINS - 1)
+    bins = torch.arange(BINS, dtype=actions.dtype)
+    return (1 - (place.unsqueeze(-1) - bins).abs()).clamp(min=0).flatten(-2)
+
+
+def as_given(episodes: Sequence[Episode], eyes: TaskEyes, variation: Variation) -> Sequences:
+    """Episodes as a variation is given them."""
+    sequences = make_sequences(episodes, eyes)
+    changes: dict[str, Tensor] = {}
+    if not variation.states:
+        changes["state"] = sequences.state[:, :, :0]
+    if not variation.commands:
+        changes["command"] = sequences.command[:, :, :0]
+    if variation.two_hot:
+        changes["actions"] = two_hot(sequences.actions)
+    if not variation.fixed_eyes:
+        firsts = np.stack([episode.frames[0] for episode in episodes])
+        changes["first_code"] = channels_first(torch.from_numpy(firsts)).flatten(1).float()
+    return dataclasses.replace(sequences, **changes)
+
+
+def new_memory(
+    known: Sequence[Episode], eyes: TaskEyes, variation: Variation, width: int, seed: int
+) -> TaskMemory:
+    """An untrained memory of two members for a variation."""
+    plain = dataclasses.replace(variation, two_hot=False, fixed_eyes=True)
+    memory = make_memory(as_given(known, eyes, plain), members=2, width=width, seed=seed)
+    if not variation.two_hot and variation.fixed_eyes:
+        return memory
+    config = memory.config
+    if variation.two_hot:
+        config = dataclasses.replace(config, action_size=config.action_size * BINS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        other = (
+            TaskMemory(config)
+            if variation.fixed_eyes
+            else SeeingMemory(config, TaskEyes(eyes.config))
+        )
+    for name, values in memory.named_buffers():
+        other.get_buffer(name).copy_(values)
+    return other
+
+
+def split(episodes: Sequence[Episode]) -> tuple[dict[str, list[Episode]], list[Episode]]:
+    """Training episodes, "played", "replays" and "plans"; and those of the last round.
+
+    Raises:
+        EpisodeError: There are fewer than two rounds.
+    """
+    rounds: dict[int, list[Episode]] = {}
+    known: dict[str, list[Episode]] = {"played": [], "replays": [], "plans": []}
+    for episode in episodes:
+        number = episode.policy.split("-")[0]  # plans are called ROUND-POLICY
+        if number.isdecimal():
+            rounds.setdefault(int(number), []).append(episode)
+        else:
+            known["replays" if episode.behaviour == "replay" else "played"].append(episode)
+    if len(rounds) < 2:
+        raise EpisodeError(f"episodes: expected two rounds of plans, got {len(rounds)}")
+    last = rounds.pop(max(rounds))
+    known["plans"] = [episode for own in rounds.values() for episode in own]
+    return known, last
+
+
+def measure(args: Args, task: str, name: str, seed: int, data: Any) -> dict[str, Any]:
+    """Trains one variation and judges the last round; read where it is done."""
+    out = args.runs / task / f"{name}-{seed}"
+    record = out / "figures.json"
+    if record.exists():
+        return dict(json.loads(record.read_bytes()))
+    variation, eyes = VARIATIONS[name], data["eyes"]
+    known: dict[str, list[Episode]] = data["known"]
+    shares = {
+        "played": 0.4,
+        "replays": 0.6 if variation.replays else 0.0,
+        "plans": 1.0 if variation.plans else 0.0,
+    }
+    total = sum(shares.values())
+    groups = [
+        (as_given(known[kind], eyes, variation), share / total)
+        for kind, share in shares.items()
+        if share
+    ]
+    memory = new_memory(known["played"], eyes, variation, args.width, seed)
+    run = MemoryRun(
+        steps=args.steps,
+        seed=seed,
+        code_weight=2.0 if variation.codes else 0.0,
+        open_loop=variation.open_loop,
+    )
+    memory = train_memory(memory, groups, run, out, f"{task} {name}")
+    figures = judged(memory.eval(), as_given(data["last"], eyes, variation))
+    row = {"task": task, "variation": name, "seed": seed, "episodes": len(data["last"]), **figures}
+    save_record(record, row)
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means over tasks and seeds as Markdown, a line a variation."""
+
+    def cells(own: Sequence[dict[str, Any]], name: str) -> str:
+        values = [row[name] for row in own]
+        spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+        return f"{np.mean(values):.3f}{spread}"
+
+    lines = []
+    for name, variation in VARIATIONS.items():
+        own = [row for row in rows if row["variation"] == name]
+        if own:
+            gap = np.mean([row["imagined"] - row["real"] for row in own])
+            figures = [cells(own, "auroc"), cells(own, "agreement"), f"{100 * gap:+.0f}"]
+            lines.append([variation.says, str(len(own)), *figures])
+    columns = ["memory", "trainings", "AUROC", "agreement", "imagined - real, points"]
+    return markdown_table(columns, lines)
+
+
+def run(args: Args) -> list[dict[str, Any]]:
+    """Measures every variation of every task, and writes the table.
+
+    Raises:
+        EpisodeError: A task has no episodes, or fewer than two rounds of plans.
+        WorldModelError: The world model cannot be loaded.
+    """
+    torch.set_num_threads(1)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    rows = []
+    for task in args.tasks:
+        known, last = split(load_episodes(args.episodes, "train", [task]))
+        data = {"eyes": world_model.task_eyes(task), "known": known, "last": last}
+        for name in args.variations:
+            for seed in range(args.seeds):
+                rows.append(measure(args, task, name, seed, data))
+    save_record(args.out, {"steps": args.steps, "rows": rows})
+    text = table(rows)
+    args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
+    print(text)
+    return rows
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
