@@ -150,9 +150,10 @@ class _Progress(BaseCallback):
         begun: Policy,
         judge: Callable[[Policy], float] | None,
         every: int,
+        enough: float,
     ) -> None:
         super().__init__()
-        self._begun = begun
+        self._begun, self._enough = begun, enough
         self._bar = tqdm(total=steps, unit="step", desc=name, mininterval=1.0)
         self._ended: list[bool] = []
         self._judge, self._every = judge, every
@@ -179,7 +180,7 @@ class _Progress(BaseCallback):
         return not self._is_done()
 
     def _is_done(self) -> bool:
-        return bool(self.curve) and self.curve[-1].judged >= ENOUGH
+        return bool(self.curve) and self.curve[-1].judged >= self._enough
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps // self._every >= len(self.curve):
@@ -213,6 +214,7 @@ def refine(
     judge: Callable[[Policy], float] | None = None,
     judge_every: int = 16_000,
     critic_steps: int = CRITIC_STEPS,
+    enough: float = ENOUGH,
 ) -> Refined:
     """Refines a copy of the policy.
 
@@ -222,15 +224,15 @@ def refine(
         steps: Env steps.
         seed: Of PPO.
         name: Of the progress bar.
-        judge: Success of a policy, by which the best is kept, and at `ENOUGH` of which PPO stops;
-            None keeps the last.
+        judge: Success of a policy, by which the best is kept; None keeps the last.
         judge_every: Env steps between two judgements.
         critic_steps: Env steps before those, in which the critic learns alone; as many as `steps`
             at most.
+        enough: Judged success at which PPO stops.
     """
     ppo = make_ppo(policy, env, seed)
     learn_critic(ppo, min(critic_steps, steps))
-    progress = _Progress(steps, name, policy, judge, judge_every)
+    progress = _Progress(steps, name, policy, judge, judge_every, enough)
     ppo.learn(steps, callback=progress)  # counts its steps from 0 again
     return Refined(progress.best or policy_of(ppo, policy), progress.curve)
 
