@@ -47,11 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     algorithm = config.build_algo()
     steps = 0
     while steps < args.steps:
-        told = algorithm.train()["env_runners"]
-        steps = int(told["num_env_steps_sampled_lifetime"])
+        result = algorithm.train()["env_runners"]
+        steps = int(result["num_env_steps_sampled_lifetime"])
         print(
             f"RLlib PPO, {steps} imagined steps: mean imagined return "
-            f"{told.get('episode_return_mean', float('nan')):.2f}"
+            f"{result.get('episode_return_mean', float('nan')):.2f}"
         )
     algorithm.stop()
 

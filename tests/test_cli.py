@@ -40,9 +40,9 @@ def test_help_imports_no_torch() -> None:
         "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
         "print('torch' in sys.modules, 'aiohttp' in sys.modules)"
     )
-    told = run_python(code)
-    assert "doctor" in told
-    assert told.endswith("False False\n")
+    output = run_python(code)
+    assert "doctor" in output
+    assert output.endswith("False False\n")
 
 
 def test_info_tells_tasks_and_sizes_and_that_a_card_is_missing(tiny_folder: str) -> None:
@@ -76,7 +76,7 @@ def test_verify_refuses_a_broken_model_in_one_line(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "told"),
+    ("line", "status", "output"),
     [
         (["sing"], 2, "invalid choice"),
         (["info", "no/such/folder"], 1, "no such folder"),
@@ -87,10 +87,10 @@ def test_verify_refuses_a_broken_model_in_one_line(model_folder: Path) -> None:
         (["play", "--port", "70000"], 1, "--port: expected within"),
     ],
 )
-def test_what_is_asked_wrongly_is_told(line: list[str], status: int, told: str) -> None:
+def test_what_is_asked_wrongly_is_told(line: list[str], status: int, output: str) -> None:
     done = run_cli(*line)
     assert done.returncode == status
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -67,16 +67,16 @@ def test_a_gain_is_told_with_what_chance_does() -> None:
     def outcomes(solved: int) -> dict[str, list[bool]]:
         return {"real": [i < solved for i in range(50)], "imagined": [True] * 50}
 
-    told = demo.describe({"task": "push", "cloned": outcomes(10), "refined": outcomes(30)})
-    assert "+40" in told and "chance alone reaches 20" in told
+    output = demo.describe({"task": "push", "cloned": outcomes(10), "refined": outcomes(30)})
+    assert "+40" in output and "chance alone reaches 20" in output
 
 
 def test_draws_are_told_together_and_resume(tmp_path: Path) -> None:
     flags = ["--draws", "2"]
     assert run_demo(tmp_path, *flags, MUJOCO_GL="nothing").returncode == 0
-    told = json.loads((tmp_path / "draws.json").read_text())
-    assert [draw["seed"] for draw in told] == [0, 1]
-    assert all(0 <= draw["refined"]["imagined"] <= 1 for draw in told)
+    output = json.loads((tmp_path / "draws.json").read_text())
+    assert [draw["seed"] for draw in output] == [0, 1]
+    assert all(0 <= draw["refined"]["imagined"] <= 1 for draw in output)
     before = (tmp_path / "1" / "report.json").stat().st_mtime_ns
     assert run_demo(tmp_path, *flags, MUJOCO_GL="nothing").returncode == 0
     assert (tmp_path / "1" / "report.json").stat().st_mtime_ns == before

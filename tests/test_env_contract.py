@@ -34,12 +34,12 @@ def make(world_model: WorldModel, **arguments: Any) -> ImaginedEnv:
 def rollout(env: gym.Env, seed: int, steps: int) -> list[Any]:
     """Everything that `steps` steps over several episodes return, from one seeded reset on."""
     rng = np.random.default_rng(seed)
-    told: list[Any] = [env.reset(seed=seed)]
+    returned: list[Any] = [env.reset(seed=seed)]
     for _ in range(steps):
-        told.append(env.step(rng.uniform(-1.2, 1.2, env.action_space.shape)))
-        if told[-1][2] or told[-1][3]:
-            told.append(env.reset())
-    return told
+        returned.append(env.step(rng.uniform(-1.2, 1.2, env.action_space.shape)))
+        if returned[-1][2] or returned[-1][3]:
+            returned.append(env.reset())
+    return returned
 
 
 @pytest.mark.parametrize("render_mode", [None, "rgb_array", "human"])
@@ -64,10 +64,10 @@ def test_E1_passive_checker_is_silent(tiny_world_model: WorldModel) -> None:
 
 def test_E2_every_call_returns_fresh_objects(tiny_world_model: WorldModel) -> None:
     env = make(tiny_world_model)
-    told = rollout(env, 0, 20)
-    kept = copy.deepcopy(told)
-    frames = [call[0] for call in told]
-    infos = [call[-1] for call in told]
+    returned = rollout(env, 0, 20)
+    kept = copy.deepcopy(returned)
+    frames = [call[0] for call in returned]
+    infos = [call[-1] for call in returned]
     assert len({id(info) for info in infos}) == len(infos)
     for i, frame in enumerate(frames):
         assert not any(np.shares_memory(frame, other) for other in frames[i + 1 :])
@@ -131,16 +131,16 @@ def test_E5_global_generators_are_neither_read_nor_changed(
         torch.manual_seed(seed)
         before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # noqa: NPY002
         if face == "single":
-            told = rollout(make(tiny_world_model), 0, 10)
+            returned = rollout(make(tiny_world_model), 0, 10)
         else:
             env = ImaginedVectorEnv(3, tiny_world_model, max_episode_steps=4)
-            told = [env.reset(seed=0), *(env.step(np.zeros((3, 3))) for _ in range(8))]
+            returned = [env.reset(seed=0), *(env.step(np.zeros((3, 3))) for _ in range(8))]
         unchanged = (
             random.getstate() == before[0]
             and np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
             and torch.equal(torch.get_rng_state(), before[2])
         )
-        return told, unchanged
+        return returned, unchanged
 
     (first, kept_first), (second, kept_second) = run(0), run(1)
     assert kept_first and kept_second
@@ -165,9 +165,9 @@ def test_E14_actions_out_of_bounds_act_as_their_clipped_values(
     env.reset(seed=0)
     clipped.reset(seed=0)
     for action in ([1.5, -3.0, 0.2], [1e30, -1e30, 1e300], [2, -2, 0]):
-        told = env.step(np.array(action))
+        returned = env.step(np.array(action))
         expected = clipped.step(np.clip(np.array(action), -1, 1).astype(np.float32))
-        assert data_equivalence(told, expected, exact=True)
+        assert data_equivalence(returned, expected, exact=True)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.float16, np.float64, bool])
@@ -176,8 +176,8 @@ def test_E14_other_numbers_are_cast(tiny_world_model: WorldModel, dtype: type) -
     env.reset(seed=0)
     reference.reset(seed=0)
     action = np.array([1, 0, 1])
-    told = env.step(action.astype(dtype))
-    assert data_equivalence(told, reference.step(action.astype(np.float32)), exact=True)
+    returned = env.step(action.astype(dtype))
+    assert data_equivalence(returned, reference.step(action.astype(np.float32)), exact=True)
 
 
 @pytest.mark.parametrize("bad", [np.zeros(4), np.zeros((1, 3)), np.zeros(()), 0.5, [0.0, 0.0]])
@@ -347,8 +347,8 @@ def test_E19_a_copy_goes_on_alike_and_shares_nothing(
     before = [p.data_ptr() for p in env.imagination.world_model.parameters()]
     assert not set(before) & {p.data_ptr() for p in twin.imagination.world_model.parameters()}
     alone = [twin.step(np.ones(3)) for _ in range(3)] + [twin.reset()]
-    told = [env.step(np.ones(3)) for _ in range(3)] + [env.reset()]
-    assert data_equivalence(told, alone, exact=True)
+    returned = [env.step(np.ones(3)) for _ in range(3)] + [env.reset()]
+    assert data_equivalence(returned, alone, exact=True)
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
@@ -358,8 +358,8 @@ def test_E19_vector_copies_go_on_alike(tiny_world_model: WorldModel, how: str) -
     env.step(np.ones((3, 3)))
     twin = copy.deepcopy(env) if how == "deepcopy" else pickle.loads(pickle.dumps(env))
     alone = [twin.step(np.ones((3, 3))) for _ in range(8)]
-    told = [env.step(np.ones((3, 3))) for _ in range(8)]
-    assert data_equivalence(told, alone, exact=True)
+    returned = [env.step(np.ones((3, 3))) for _ in range(8)]
+    assert data_equivalence(returned, alone, exact=True)
 
 
 def test_importing_the_package_imports_no_torch() -> None:
@@ -513,9 +513,11 @@ def test_fault_05_infos_always_have_the_same_keys_and_types(tiny_world_model: Wo
         for _ in range(20):
             _, _, terminated, truncated, info = env.step(env.action_space.sample())
             final = info.pop("final_info", None)
-            for told in [info, *([final] if final else [])]:
-                told = {k: v.dtype for k, v in told.items() if not k.endswith(("_obs", "_info"))}
-                assert told == first
+            for returned in [info, *([final] if final else [])]:
+                returned = {
+                    k: v.dtype for k, v in returned.items() if not k.endswith(("_obs", "_info"))
+                }
+                assert returned == first
             if mode == gym.vector.AutoresetMode.DISABLED and (terminated | truncated).any():
                 env.reset(options={"reset_mask": terminated | truncated})
 

@@ -287,8 +287,8 @@ def test_fault_22_a_slow_hub_and_the_variable_that_waits_for_it(
             warnings.simplefilter("error")
             assert equal(WorldModel.from_pretrained(REPO), newer)
         return
-    told = f"not reached within 0.2 s .*; the cache's commit {published} .* older than main"
-    with pytest.warns(UserWarning, match=told):
+    output = f"not reached within 0.2 s .*; the cache's commit {published} .* older than main"
+    with pytest.warns(UserWarning, match=output):
         assert not equal(WorldModel.from_pretrained(REPO), newer)
     with warnings.catch_warnings():  # a commit is what it is
         warnings.simplefilter("error")

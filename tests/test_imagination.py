@@ -50,11 +50,11 @@ def test_reset_of_a_mask_leaves_the_other_rows(tiny_world_model: WorldModel) -> 
     core = begun(tiny_world_model, 3, success_threshold=NEVER, max_episode_steps=2)
     core.step(torch.zeros(3, 3))
     assert core.step(torch.zeros(3, 3)).truncated.all()
-    before, told = core.frames, core.features
+    before, predicted = core.frames, core.features
     core.reset(torch.tensor([False, True, False]))
     after = core.frames
     assert torch.equal(after[[0, 2]], before[[0, 2]])
-    assert torch.equal(core.features[[0, 2]], told[[0, 2]])
+    assert torch.equal(core.features[[0, 2]], predicted[[0, 2]])
     assert not torch.equal(after[1], before[1])
     assert core.step(torch.zeros(3, 3)).truncated.tolist() == [True, False, True]
     unchanged = core.frames
@@ -99,15 +99,15 @@ def test_a_policys_gradient_does_not_enter_the_imagination(tiny_world_model: Wor
 
 
 def test_seeding_rows_repeats_them(tiny_world_model: WorldModel) -> None:
-    told = []
+    predicted = []
     for _ in range(2):
         core = begun(tiny_world_model, 3)
         frames = [core.frames]
         for _ in range(3):
             core.step(torch.ones(3, 3))
             frames.append(core.frames)
-        told.append(torch.stack(frames))
-    assert torch.equal(told[0], told[1])
+        predicted.append(torch.stack(frames))
+    assert torch.equal(predicted[0], predicted[1])
 
 
 def test_drawing_changes_nothing_that_happens(tiny_world_model: WorldModel) -> None:
@@ -145,15 +145,15 @@ def test_rows_of_several_tasks_each_follow_their_own(tiny_world_model: WorldMode
 def test_a_rollout_is_what_stepping_gives(tiny_world_model: WorldModel) -> None:
     actions = torch.rand(3, 5, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     core = begun(tiny_world_model, 3)
-    told = core.rollout(actions, initial_frame=[0, 1, 2], draw=True)
-    assert told.frames is not None and told.frames.shape == (3, 5, 3, 16, 16)
-    assert told.state.shape == (3, 5, 3) and told.code.shape == (3, 5, 6)
+    predicted = core.rollout(actions, initial_frame=[0, 1, 2], draw=True)
+    assert predicted.frames is not None and predicted.frames.shape == (3, 5, 3, 16, 16)
+    assert predicted.state.shape == (3, 5, 3) and predicted.code.shape == (3, 5, 6)
     stepped = begun(tiny_world_model, 3)
     stepped.reset(initial_frame=[0, 1, 2])
     for t in range(5):
         result = stepped.step(actions[:, t])
-        assert torch.equal(result.success_probability, told.success_probability[:, t])
-    assert torch.equal(stepped.state, told.state[:, -1])
+        assert torch.equal(result.success_probability, predicted.success_probability[:, t])
+    assert torch.equal(stepped.state, predicted.state[:, -1])
     assert core.rollout(actions, initial_frame=[0, 1, 2]).frames is None
 
 
@@ -244,7 +244,7 @@ def test_a_reward_of_ones_own_takes_the_place_of_the_memorys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward", "told"),
+    ("reward", "predicted"),
     [
         (7, "expected a function"),
         (lambda frames, tasks: (np.zeros(3), np.zeros(3, bool)), "two arrays"),
@@ -252,8 +252,8 @@ def test_a_reward_of_ones_own_takes_the_place_of_the_memorys() -> None:
         (lambda frames, tasks: (np.full(2, np.nan), np.zeros(2, bool)), "finite"),
     ],
 )
-def test_a_reward_that_gives_something_else_is_named(reward: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=f"reward: .*{told}"):
+def test_a_reward_that_gives_something_else_is_named(reward: Any, predicted: str) -> None:
+    with pytest.raises(ValueError, match=f"reward: .*{predicted}"):
         imagination = Imagination(2, make_tiny_world_model(), reward=reward)
         imagination.reset()
         imagination.step(np.zeros((2, 3), np.float32))

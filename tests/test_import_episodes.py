@@ -145,12 +145,12 @@ def test_thinning_sums_displacements_and_keeps_the_last_of_positions(tmp_path: P
         tmp_path / "toy.hdf5", "robomimic", tmp_path / "out", keep_every=3, held=(2,)
     )
     assert kept_frames(9, 3).tolist() == [0, 3, 6, 8]
-    actions, told = episode.actions, in_units(found[0])
+    actions, output = episode.actions, in_units(found[0])
     for decision, (first, last) in enumerate([(0, 3), (3, 6), (6, 8)]):
         np.testing.assert_allclose(
-            told[decision, :2], actions[first:last, :2].sum(axis=0), atol=1e-5
+            output[decision, :2], actions[first:last, :2].sum(axis=0), atol=1e-5
         )
-        assert told[decision, 2] == pytest.approx(actions[last - 1, 2], abs=1e-5)
+        assert output[decision, 2] == pytest.approx(actions[last - 1, 2], abs=1e-5)
     assert found[0].action_repeat == 3
     assert np.array_equal(found[0].frames, episode.frames[[0, 3, 6, 8]])
     assert record["action_high"] == [3, 3, 1]

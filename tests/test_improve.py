@@ -23,10 +23,10 @@ def test_what_is_rehearsed_is_what_the_memory_imagines() -> None:
     policy = make_policy(policy_config(world_model, "push"))
     own = rehearsed(world_model, "push", [policy, policy], count=3, seed=0)
     assert len(own) == 6
-    told = unroll(world_model.task_memory("push"), own)
-    assert torch.allclose(told.state.mean(dim=2), own.state[:, 1:], atol=1e-5)
-    assert torch.allclose(told.code_change.mean(dim=2), own.code_change, atol=1e-5)
-    assert torch.allclose(told.logit.sigmoid().mean(dim=2), own.success, atol=1e-5)
+    output = unroll(world_model.task_memory("push"), own)
+    assert torch.allclose(output.state.mean(dim=2), own.state[:, 1:], atol=1e-5)
+    assert torch.allclose(output.code_change.mean(dim=2), own.code_change, atol=1e-5)
+    assert torch.allclose(output.logit.sigmoid().mean(dim=2), own.success, atol=1e-5)
     assert not torch.equal(own.actions[:3], own.actions[3:])
 
 
@@ -46,7 +46,7 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     )
     report = run(played)
     assert report is not None
-    spent = {name: told["real_episodes_spent"] for name, told in report["policies"].items()}
+    spent = {name: output["real_episodes_spent"] for name, output in report["policies"].items()}
     assert spent == {
         "cloned": 5,
         "refined, round 0": 5,
@@ -65,8 +65,8 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     place = Path("round-0") / "episodes"
     shutil.copytree(played.out / place, recorded.out / place, dirs_exist_ok=True)
     assert run(recorded) is not None
-    told = json.loads((recorded.out / "report.json").read_text())
-    assert told == json.loads((played.out / "report.json").read_text())
+    output = json.loads((recorded.out / "report.json").read_text())
+    assert output == json.loads((played.out / "report.json").read_text())
 
 
 def test_a_budget_below_the_rounds_is_refused(tmp_path: Path) -> None:

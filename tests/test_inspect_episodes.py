@@ -43,7 +43,7 @@ def test_what_should_be_mended_is_told(tmp_path: Path) -> None:
         same = dataclasses.replace(one, actions=own, seed=seed)
         same.save(tmp_path / "push" / "train" / f"expert-{seed:07d}.npz")
     (tmp_path / "push" / "train" / "policy-0000009.npz").write_bytes(b"broken")
-    told = inspect(tmp_path)["push"]
+    output = inspect(tmp_path)["push"]
     for line in (
         "There are no failures among the train episodes: what fails is judged badly.",
         "There are no validation episodes.",
@@ -51,8 +51,8 @@ def test_what_should_be_mended_is_told(tmp_path: Path) -> None:
         "Action component 2 never varies.",
         "All starts look alike: other starts are judged badly.",
     ):
-        assert line in told["warnings"]
-    assert "policy-0000009.npz" in told["broken"][0]
+        assert line in output["warnings"]
+    assert "policy-0000009.npz" in output["broken"][0]
 
 
 def test_sizes_that_differ_and_frames_that_do_not_suit_are_told(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_sizes_that_differ_and_frames_that_do_not_suit_are_told(tmp_path: Path) 
     assert any("differ in" in line for line in inspect(tmp_path)["push"]["warnings"])
     (tmp_path / "push").rename(tmp_path / "other")
     wide.save(tmp_path / "push" / "train" / "expert-0000070.npz")
-    told = inspect(tmp_path, ["push"])["push"]["warnings"]
-    assert any("expected square frames" in line and "got 32 x 16" in line for line in told)
+    output = inspect(tmp_path, ["push"])["push"]["warnings"]
+    assert any("expected square frames" in line and "got 32 x 16" in line for line in output)
 
 
 def test_no_episodes_are_an_error(tmp_path: Path) -> None:

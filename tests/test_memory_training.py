@@ -57,8 +57,8 @@ def test_a_command_that_never_varies_or_only_opens_and_closes_has_a_rule(
     sequences: Sequences, values: tuple[float, float]
 ) -> None:
     closed = sequences.actions[:, :, :1] > 0
-    told = torch.where(closed, values[1], values[0])
-    command = torch.cat([told[:, :1], told], dim=1)
+    predicted = torch.where(closed, values[1], values[0])
+    command = torch.cat([predicted[:, :1], predicted], dim=1)
     actions = torch.where(closed, 1.0, -1.0)
     rule = command_rule(dataclasses.replace(sequences, command=command, actions=actions))
     memory = make_memory(
@@ -77,8 +77,8 @@ def test_a_memory_learns_outcomes_and_motion(sequences: Sequences, tmp_path: Pat
     memory = train_memory(memory, [(sequences, 1.0)], run, tmp_path)
     memory.eval()
     assert auroc(score(), sequences.outcome.numpy()) > max(0.9, before)
-    told = unroll(memory, sequences).state.mean(dim=2).detach()
-    assert float((told - sequences.state[:, 1:]).abs().mean()) < 0.05
+    predicted = unroll(memory, sequences).state.mean(dim=2).detach()
+    assert float((predicted - sequences.state[:, 1:]).abs().mean()) < 0.05
     save_task_memory(memory, tmp_path / "memory")
     again = load_task_memory(tmp_path / "memory").eval()
     assert torch.allclose(
@@ -133,5 +133,7 @@ def test_eyes_train_from_frames_alone_and_code_what_moves(tmp_path: Path) -> Non
     codes = trained.encode(torch.from_numpy(frames).permute(0, 3, 1, 2))
     row = torch.tensor([float(np.flatnonzero(f[:, :, 0].max(axis=1) > 200)[0]) for f in frames])
     known = torch.cat([codes, torch.ones(64, 1)], dim=1)
-    told = known @ torch.linalg.lstsq(known, row.unsqueeze(1)).solution
-    assert float((told[:, 0] - row).abs().mean()) < 0.5 * float((row - row.mean()).abs().mean())
+    predicted = known @ torch.linalg.lstsq(known, row.unsqueeze(1)).solution
+    assert float((predicted[:, 0] - row).abs().mean()) < 0.5 * float(
+        (row - row.mean()).abs().mean()
+    )

@@ -66,12 +66,12 @@ def test_rank_violations_cost_what_they_mix_up() -> None:
 def test_agreement_of_policies() -> None:
     real = [0.1, 0.3, 0.5, 0.9]
     tasks = ["hammer"] * 4
-    told = policy_agreement([value + 0.05 for value in real], real, tasks)
-    assert told["pearson"] == told["spearman"] == 1.0
-    assert told["pearson_leave_one_out"] == [1.0, 1.0]
-    assert told["mmrv"] == 0.0
-    assert told["bias"] == pytest.approx(0.05)
-    assert told["mean_absolute_error"] == pytest.approx(0.05)
+    predicted = policy_agreement([value + 0.05 for value in real], real, tasks)
+    assert predicted["pearson"] == predicted["spearman"] == 1.0
+    assert predicted["pearson_leave_one_out"] == [1.0, 1.0]
+    assert predicted["mmrv"] == 0.0
+    assert predicted["bias"] == pytest.approx(0.05)
+    assert predicted["mean_absolute_error"] == pytest.approx(0.05)
     assert policy_agreement(real[::-1], real, tasks)["pearson"] < 0
     assert np.isnan(policy_agreement([1.0] * 4, real, tasks)["pearson"])
     with pytest.raises(ValueError, match="at least 3"):
@@ -79,12 +79,12 @@ def test_agreement_of_policies() -> None:
 
 
 def test_tasks_that_differ_do_not_hide_what_is_ranked_wrongly_within_each() -> None:
-    told = policy_agreement(
+    predicted = policy_agreement(
         [0.2, 0.1, 0.9, 0.8], [0.1, 0.2, 0.8, 0.9], ["soccer"] * 2 + ["hammer"] * 2
     )
-    assert told["pearson"] > 0.9
-    assert told["pearson_within_task"] == -1
-    assert told["mmrv_within_task"] == pytest.approx(0.1)
+    assert predicted["pearson"] > 0.9
+    assert predicted["pearson_within_task"] == -1
+    assert predicted["mmrv_within_task"] == pytest.approx(0.1)
 
 
 def test_points_have_an_interval_where_there_is_one() -> None:

@@ -308,8 +308,8 @@ def test_fault_14_a_policy_is_measured_in_an_env_of_ones_own(walked: Path, tmp_p
         episodes=4,
         real_env=REAL,
     )
-    told = evaluate_policy.run(args)
-    assert {name: len(own) for name, own in told.items()} == {"imagined": 4, "real": 4}
+    output = evaluate_policy.run(args)
+    assert {name: len(own) for name, own in output.items()} == {"imagined": 4, "real": 4}
     both = dataclasses.replace(args, test_episodes=walked / "data" / "mine")
     assert sorted(evaluate_policy.run(both)) == [
         "imagined",

@@ -53,8 +53,8 @@ class Visitor:
 
     async def open(self, **headers: str) -> Tab:
         """Opens a tab's socket; its greeting is still to be read."""
-        told = {"Origin": self.origin, **headers}
-        return Tab(await self.session.ws_connect(self.address + "socket", headers=told))
+        returned = {"Origin": self.origin, **headers}
+        return Tab(await self.session.ws_connect(self.address + "socket", headers=returned))
 
     async def greeted(self) -> Tab:
         tab = await self.open()

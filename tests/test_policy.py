@@ -71,8 +71,8 @@ def test_ppo_acts_as_the_policy_and_gives_it_back(obs_type: str) -> None:
     ppo = make_ppo(policy, env, seed=0)
     assert same(policy_of(ppo, policy), policy)
     observation = env.reset()
-    told, _ = ppo.predict(observation, deterministic=True)
-    np.testing.assert_allclose(told, policy.act(observation), atol=1e-5)
+    returned, _ = ppo.predict(observation, deterministic=True)
+    np.testing.assert_allclose(returned, policy.act(observation), atol=1e-5)
     learn_critic(ppo, 3200)
     assert same(policy_of(ppo, policy), policy)  # the critic alone has learned
     ppo.learn(3200)

@@ -68,9 +68,9 @@ def test_a_dry_run_shows_exactly_what_a_run_uploads(
     for name, data in (uploaded or {}).items():
         assert listed[name] == (len(data), hashlib.sha256(data).hexdigest())
     assert equal(WorldModel.from_pretrained(REPO), WorldModel.from_pretrained(args.folder))
-    told = capsys.readouterr().out
-    assert commit in told
-    assert "index_sha256" in told
+    output = capsys.readouterr().out
+    assert commit in output
+    assert "index_sha256" in output
 
 
 def test_the_card_says_what_was_measured(

@@ -86,9 +86,9 @@ def test_fault_05_infos_always_have_the_same_keys() -> None:
 
     env = RealEnv("hammer", drawn="first")
     _, info = env.reset(seed=3)
-    told = env.step(env.action_space.sample())[4]
+    returned = env.step(env.action_space.sample())[4]
     env.close()
-    assert {k: type(v) for k, v in told.items()} == {k: type(v) for k, v in info.items()}
+    assert {k: type(v) for k, v in returned.items()} == {k: type(v) for k, v in info.items()}
 
 
 @needs_gl

@@ -49,8 +49,8 @@ def test_cloning_fits_the_mean_action() -> None:
     done = torch.tanh(seen[:, :2])
     policy = make_policy(PolicyConfig(action_size=2, vector_size=5))
     fit(policy, (None, seen), done, steps=400)
-    told = torch.from_numpy(policy.act(seen.numpy()))
-    assert float((told - done).abs().mean()) < 0.1
+    predicted = torch.from_numpy(policy.act(seen.numpy()))
+    assert float((predicted - done).abs().mean()) < 0.1
 
 
 def test_the_critic_learns_alone(world_model: WorldModel) -> None:
@@ -69,12 +69,12 @@ def test_the_critic_learns_alone(world_model: WorldModel) -> None:
 
 def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
     policy = make_policy(policy_config(world_model, "push"))
-    told = iter([0.5, 0.9, 0.7])
+    predicted = iter([0.5, 0.9, 0.7])
     judged = []
 
     def judge(candidate) -> float:
         judged.append({k: v.clone() for k, v in candidate.state_dict().items()})
-        return next(told)
+        return next(predicted)
 
     env = imagined_env(world_model, "push", seed=0, rows=64)
     refined = refine(policy, env, 6400, seed=0, judge=judge, judge_every=3200, critic_steps=3200)
@@ -86,10 +86,10 @@ def test_the_best_judged_is_handed_out(world_model: WorldModel) -> None:
 
 def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
     policy = make_policy(policy_config(world_model, "push"))
-    told = iter([0.5, 1.0])
+    predicted = iter([0.5, 1.0])
     env = imagined_env(world_model, "push", seed=0, rows=64)
     refined = refine(
-        policy, env, 32_000, 0, judge=lambda _: next(told), judge_every=3200, critic_steps=3200
+        policy, env, 32_000, 0, judge=lambda _: next(predicted), judge_every=3200, critic_steps=3200
     )
     env.close()
     assert [(p.steps, p.judged) for p in refined.curve] == [(0, 0.5), (3200, 1.0)]
@@ -134,9 +134,9 @@ def test_progress_pays_for_what_the_members_agree_on() -> None:
     more, chances = np.zeros(8), []
     for _ in range(world_model.config.max_episode_steps - 1):
         actions = rng.uniform(-1, 1, (8, world_model.action_size)).astype(np.float32)
-        told, own = paid.step(actions), plain.step(actions)
-        assert np.array_equal(told[0], own[0])
-        more += told[1]
+        predicted, own = paid.step(actions), plain.step(actions)
+        assert np.array_equal(predicted[0], own[0])
+        more += predicted[1]
         chances.append([i["success_probability"] - i["uncertainty"] for i in own[3]])
     best = np.clip(np.max(chances, axis=0), LEAST_CHANCE, 0.5)
     far = np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
@@ -162,10 +162,10 @@ def test_a_zero_reward_changes_nothing_else(world_model: WorldModel) -> None:
     nothing = ZeroReward(paid)
     assert np.array_equal(nothing.reset(), plain.reset())
     actions = np.zeros((4, world_model.action_size), np.float32)
-    told, own = nothing.step(actions), plain.step(actions)
-    assert np.array_equal(told[0], own[0])
-    assert np.array_equal(told[2], own[2])
-    assert own[1].any() and not told[1].any()
+    predicted, own = nothing.step(actions), plain.step(actions)
+    assert np.array_equal(predicted[0], own[0])
+    assert np.array_equal(predicted[2], own[2])
+    assert own[1].any() and not predicted[1].any()
 
 
 def make_certain(world_model: WorldModel) -> WorldModel:
@@ -180,8 +180,8 @@ def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
     policy = make_policy(policy_config(world_model, "push"))
     starts = imagination.starts.candidates[:3]
     actions, imagined = plan(imagination, policy, starts)
-    told = Imagination(3, world_model, task="push").rollout(actions, starts)
-    best = told.success_probability.amax(dim=1).numpy()
+    predicted = Imagination(3, world_model, task="push").rollout(actions, starts)
+    best = predicted.success_probability.amax(dim=1).numpy()
     assert np.array_equal(imagined, best >= imagination.success_threshold)
 
 

@@ -42,7 +42,7 @@ def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
     args = dataclasses.replace(SMALL, cells=tmp_path / "cells", out=tmp_path / "table.json")
     (row,) = run(args)
     assert set(row["outcomes"]) == {"cloned", "refined", "imagined_before", "imagined_after"}
-    assert all(len(told) == 3 for told in row["outcomes"].values())
+    assert all(len(output) == 3 for output in row["outcomes"].values())
     assert 0 <= row["refined"]["low"] <= row["refined"]["mean"] <= row["refined"]["high"] <= 1
     kept = tmp_path / "cells" / CELL.name / "cloned" / WEIGHTS_FILE
     before = kept.stat().st_mtime_ns
@@ -84,9 +84,9 @@ def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
         for task in ("hammer", "soccer")
     ]
     rows[0]["outcomes"]["real_twin"] = "1111"
-    told = summarise(rows).splitlines()
-    assert told[0].endswith("| clone | refined | PPO in the real env | clone, imagined |")
-    assert told[2].startswith("| hammer, 5 | 1 | +25")
-    assert "| 50 % [" in told[2]  # +25 of +50 points
-    assert told[-1].startswith("| **mean, 5** | 2 | +25 ")
-    assert told[-1].endswith("| 50 | 75 | - | 50 |")
+    output = summarise(rows).splitlines()
+    assert output[0].endswith("| clone | refined | PPO in the real env | clone, imagined |")
+    assert output[2].startswith("| hammer, 5 | 1 | +25")
+    assert "| 50 % [" in output[2]  # +25 of +50 points
+    assert output[-1].startswith("| **mean, 5** | 2 | +25 ")
+    assert output[-1].endswith("| 50 | 75 | - | 50 |")

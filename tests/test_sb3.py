@@ -55,10 +55,10 @@ def test_E17_the_adapter_is_a_dummy_vec_env(tiny_world_model: WorldModel) -> Non
     rng = np.random.default_rng(0)
     for _ in range(25):
         action = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
-        told, expected = ours.step(action), dummy.step(action)
-        for one, two in zip(told[:3], expected[:3], strict=True):
+        returned, expected = ours.step(action), dummy.step(action)
+        for one, two in zip(returned[:3], expected[:3], strict=True):
             assert one.dtype == two.dtype and np.array_equal(one, two)
-        for one, two in zip(told[3], expected[3], strict=True):
+        for one, two in zip(returned[3], expected[3], strict=True):
             assert set(one) == set(two)
             assert all(type(one[key]) is type(two[key]) for key in one)
             assert all(np.array_equal(one[key], two[key]) for key in one)
@@ -86,10 +86,10 @@ def test_E17_the_flags_of_an_end(tiny_world_model: WorldModel) -> None:
 def test_E2_rewards_and_frames_are_fresh(tiny_world_model: WorldModel) -> None:
     env = ImaginedVecEnv(2, world_model=tiny_world_model)
     env.reset()
-    told = [env.step(np.zeros((2, 3), np.float32)) for _ in range(2)]
-    for one, two in zip(told[0][:3], told[1][:3], strict=True):
+    returned = [env.step(np.zeros((2, 3), np.float32)) for _ in range(2)]
+    for one, two in zip(returned[0][:3], returned[1][:3], strict=True):
         assert not np.shares_memory(one, two)
-    assert not {id(info) for info in told[0][3]} & {id(info) for info in told[1][3]}
+    assert not {id(info) for info in returned[0][3]} & {id(info) for info in returned[1][3]}
 
 
 def test_the_rest_of_sb3s_interface(tiny_world_model: WorldModel) -> None:

@@ -52,8 +52,8 @@ def test_E7_micro_batches_keep_rows_exact_over_whole_episodes(tiny_world_model: 
     """Rewards, infos and episode boundaries too, whatever the number of rows."""
 
     def rows_of(env: ImaginedVectorEnv) -> list[Any]:
-        told = [env.reset(seed=0)] + [env.step(a[: env.num_envs]) for a in actions(30, 8)]
-        return [[_row(part, 1) for part in call] for call in told]
+        returned = [env.reset(seed=0)] + [env.step(a[: env.num_envs]) for a in actions(30, 8)]
+        return [[_row(part, 1) for part in call] for call in returned]
 
     results = [
         rows_of(ImaginedVectorEnv(rows, tiny_world_model, micro_batch_size=3))
@@ -80,9 +80,9 @@ def test_E8_permuting_rows_permutes_the_results(tiny_world_model: WorldModel) ->
     other_frames, other_info = permuted.reset(seed=[seeds[i] for i in order])
     assert np.array_equal(frames[order], other_frames)
     for a in actions(25, 8):
-        *told, info = plain.step(a)
+        *returned, info = plain.step(a)
         *other, other_info = permuted.step(a[order])
-        for one, two in zip(told, other, strict=True):
+        for one, two in zip(returned, other, strict=True):
             assert np.array_equal(one[order], two)
         assert set(info) == set(other_info)
         assert all(np.array_equal(info[key][order], other_info[key]) for key in info)
@@ -136,13 +136,13 @@ def test_E10_E11_the_vector_env_is_a_sync_vector_env(
     assert _same(native.reset(seed=3), sync.reset(seed=3))
     ended = 0
     for a in actions(30, rows):
-        told, expected = native.step(a), sync.step(a)
-        assert _same(told, expected)
-        over = told[2] | told[3]
+        returned, expected = native.step(a), sync.step(a)
+        assert _same(returned, expected)
+        over = returned[2] | returned[3]
         ended += over.sum()
         if mode == AutoresetMode.DISABLED and over.any():
-            told = native.reset(options={"reset_mask": over.copy()})
-            assert _same(told, sync.reset(options={"reset_mask": over.copy()}))
+            returned = native.reset(options={"reset_mask": over.copy()})
+            assert _same(returned, sync.reset(options={"reset_mask": over.copy()}))
     assert ended > 4 * rows
 
 
@@ -187,7 +187,7 @@ def test_E11_episode_statistics_count_right(
 
 
 def test_E11_next_step_and_same_step_as_documented(tiny_world_model: WorldModel) -> None:
-    """One episode told step by step, under either mode, against a row that goes on by hand."""
+    """One episode step by step, under either mode, against a row that goes on by hand."""
     arguments: dict[str, Any] = {"max_episode_steps": 2, "success_threshold": NEVER}
     single = ImaginedEnv(tiny_world_model, **arguments)
     first, _ = single.reset(seed=0)
@@ -397,9 +397,9 @@ def test_E17_truncation_through_make_vec(tiny_world_model: WorldModel) -> None:
         ID, 2, world_model=tiny_world_model, max_episode_steps=12, success_threshold=NEVER
     )
     env.reset(seed=0)
-    told = [env.step(np.zeros((2, 3)))[2:4] for _ in range(12)]
-    assert not any(terminated.any() for terminated, _ in told)
-    assert [truncated.tolist() for _, truncated in told] == [[False] * 2] * 11 + [[True] * 2]
+    returned = [env.step(np.zeros((2, 3)))[2:4] for _ in range(12)]
+    assert not any(terminated.any() for terminated, _ in returned)
+    assert [truncated.tolist() for _, truncated in returned] == [[False] * 2] * 11 + [[True] * 2]
 
 
 def test_E17_a_success_on_the_last_step_does_not_truncate(tiny_world_model: WorldModel) -> None:
@@ -435,9 +435,9 @@ def test_E2_vector_calls_return_fresh_objects(tiny_world_model: WorldModel) -> N
         reference.reset(seed=0)
         seen: list[np.ndarray] = []
         for a in actions(9, 3):
-            told = env.step(a)
-            assert _same(told, reference.step(a))
-            arrays = [*told[:4], *_arrays(told[4])]
+            returned = env.step(a)
+            assert _same(returned, reference.step(a))
+            arrays = [*returned[:4], *_arrays(returned[4])]
             assert not any(np.shares_memory(x, y) for x in arrays for y in seen)
             for array in arrays:
                 array[:] = 0

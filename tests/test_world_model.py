@@ -75,19 +75,19 @@ def test_the_memory_heeds_all_that_it_is_given(tiny_world_model: WorldModel) -> 
     task, (code, state, command) = begin(tiny_world_model)
     action = torch.zeros(2, ACTIONS)
 
-    def told(*inputs: torch.Tensor, action: torch.Tensor = action) -> torch.Tensor:
+    def predicted(*inputs: torch.Tensor, action: torch.Tensor = action) -> torch.Tensor:
         return task.step(task.begin(*inputs), action).logit
 
-    base = told(code, state, command)
+    base = predicted(code, state, command)
     assert base.shape == (2, 2)
-    assert torch.equal(base, told(code, state, command))
-    assert not torch.equal(base, told(code + 1, state, command))
-    assert not torch.equal(base, told(code, state + 1, command))
-    assert not torch.equal(base, told(code, state, command + 1))
+    assert torch.equal(base, predicted(code, state, command))
+    assert not torch.equal(base, predicted(code + 1, state, command))
+    assert not torch.equal(base, predicted(code, state + 1, command))
+    assert not torch.equal(base, predicted(code, state, command + 1))
     for index in range(ACTIONS):
         moved = action.clone()
         moved[:, index] = 1.0
-        assert not torch.equal(base, told(code, state, command, action=moved))
+        assert not torch.equal(base, predicted(code, state, command, action=moved))
 
 
 def test_the_memorys_members_are_apart(tiny_world_model: WorldModel) -> None:

@@ -300,7 +300,8 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
 
     means: dict[str, Any] = {}
     for kind in ("policies", "plans", "near_misses"):
-        for name in ("auroc", "agreement", "wrong_foretold_by_uncertainty"):
+        predicted = ("wrong_predicted_by_uncertainty", "wrong_predicted_by_doubt")
+        for name in ("auroc", "agreement", *predicted):
             values = over(kind, name)
             if not np.isnan(values).all():
                 means[f"{kind}_{name}"] = round(float(np.nanmean(values)), 4)

@@ -61,7 +61,7 @@ class MemoryState(NamedTuple):
 
     Attributes:
         hidden: `(B, M, W)`, the recurrent state.
-        motion: `(B, M, W // 2)`, the recurrent state that foretells free motion.
+        motion: `(B, M, W // 2)`, the recurrent state that predicts free motion.
         start: `(B, M, W)`, what the first frame and state say of the whole episode.
         state: `(B, M, S)`, each member's robot state, in the robot's units.
         velocity: `(B, M, S)`, its last change.
@@ -133,7 +133,7 @@ class _GruCell(nn.Module):
 class TaskMemory(nn.Module):
     """The memory of one task: M members of the same shape, each with its own weights.
 
-    Two recurrent networks share the work: a small one foretells how the robot moves when nothing is
+    Two recurrent networks share the work: a small one predicts how the robot moves when nothing is
     in its way, a larger one corrects it and tells success and the next frame's code.
     """
 

@@ -144,7 +144,8 @@ def _imagine(world_model: WorldModel, episodes: list[Episode], draw: bool) -> li
 
 
 def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str, Any]:
-    """M2: AUROC, agreement and bias, and M6: how well doubt foretells what is wrong.
+    """M2: AUROC, agreement and bias, and M6: AUROC with which wrong outcomes are predicted, by the
+    members' disagreement, and by doubt: how near the episode's score is to the threshold.
 
     Args:
         imagined: Episodes of one kind.
@@ -163,8 +164,8 @@ def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str,
         "imagined_minus_real": dataclasses.asdict(bias),
         "agreement": dataclasses.asdict(rate(~wrong)),
         "auroc": round(auroc(score, truth), 4),
-        "wrong_foretold_by_uncertainty": round(auroc(uncertainty, wrong), 4),
-        "wrong_foretold_by_doubt": round(auroc(-np.abs(score - threshold), wrong), 4),
+        "wrong_predicted_by_uncertainty": round(auroc(uncertainty, wrong), 4),
+        "wrong_predicted_by_doubt": round(auroc(-np.abs(score - threshold), wrong), 4),
     }
 
 

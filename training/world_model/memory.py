@@ -114,14 +114,14 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
 def unroll(
     memory: TaskMemory, sequences: Sequences, length: int | None = None, open_loop: bool = True
 ) -> MemoryState:
-    """The memory along sequences: what it foretells is stacked, `(B, T, ...)`.
+    """The memory along sequences: what it predicts is stacked, `(B, T, ...)`.
 
     Args:
         memory: The memory.
         sequences: B episodes.
         length: Decisions T; None takes all.
-        open_loop: Whether each step goes on from the robot's state that was foretold; else from the
-            true one.
+        open_loop: Whether each step goes on from the predicted robot's state; else from the true
+            one.
     """
     length = length or sequences.actions.shape[1]
     now = memory.begin(sequences.first_code, sequences.state[:, 0], sequences.command[:, 0])
@@ -138,7 +138,7 @@ def unroll(
 
 @torch.no_grad()
 def judged(memory: TaskMemory, sequences: Sequences) -> dict[str, float]:
-    """How well the memory foretells outcomes: AUROC, agreement, imagined and true success."""
+    """How well the memory predicts outcomes: AUROC, agreement, imagined and true success."""
     best = unroll(memory, sequences).logit.sigmoid().mean(dim=2) * sequences.mask
     score = best.amax(dim=1).numpy()
     truth = sequences.outcome.numpy()
