@@ -90,3 +90,5 @@ def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
     assert "| 50 % [" in output[2]  # +25 of +50 points
     assert output[-1].startswith("| **mean, 5** | 2 | +25 ")
     assert output[-1].endswith("| 50 | 75 | - | 50 |")
+    del rows[0]["outcomes"]["refined"], rows[1]["outcomes"]["refined"]
+    assert summarise(rows).splitlines()[-1] == "| **mean, 5** | 2 | 50 | - | 50 |"

@@ -63,6 +63,7 @@ COLUMNS = {
     "imagined_before": "clone, imagined",
     "imagined_after": "refined, imagined",
 }
+GAINS = ("real gain", "worst run", "sign test's p", "share of the real env's gain")
 CLONE_STEPS = 4000
 TEST_OFFSET = 300_000
 """Of the test starts; nothing is chosen on them."""
@@ -265,57 +266,37 @@ def _interval(mean: float, resampled: np.ndarray) -> Rate:
 
 def summarise(rows: list[dict[str, Any]]) -> str:
     """A table: a line a task and number of demonstrations, and the means, as Markdown."""
-    columns = [name for name in COLUMNS if any(name in row["outcomes"] for row in rows)]
-
-    def share(gains: np.ndarray, real_gains: np.ndarray) -> str:
-        if real_gains.mean() <= 0:  # nothing to have a share of
-            return "-"
-        reached = share_of_gain(gains, real_gains)
-        return format_rate(reached)
-
-    def line(first: str, some: list[dict[str, Any]]) -> list[str]:
-        of = {
-            name: np.stack([_unpacked(row["outcomes"][name]) for row in some])
-            for name in COLUMNS
-            if all(name in row["outcomes"] for row in some)
-        }
-        cells = {name: f"{100 * values.mean():.0f}" for name, values in of.items()}
-        paired = of["refined"] - of["cloned"]
-        runs = paired.mean(axis=1)
-        ups, downs = int((runs > 0).sum()), int((runs < 0).sum())
-        p = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
-        shares = []
-        if "real_twin" in columns:
-            known = "real_twin" in of
-            shares = [share(paired, of["real_twin"] - of["cloned"]) if known else "-"]
-        return [
-            first,
-            str(len(some)),
-            format_points(bootstrap(paired)),
-            f"{100 * runs.min():+.0f}",
-            f"{p:.3f}",
-            *shares,
-            *(cells.get(name, "-") for name in columns),
-        ]
-
     lines = []
     for count in sorted({row["demonstrations"] for row in rows}):
         own = [row for row in rows if row["demonstrations"] == count]
         for task in sorted({row["task"] for row in own}):
-            lines.append(line(f"{task}, {count}", [row for row in own if row["task"] == task]))
-        lines.append(line(f"**mean, {count}**", own))
-    return markdown_table(
-        [
-            "task, demonstrations",
-            "runs",
-            "real gain",
-            "worst run",
-            "sign test's p",
-            *(["share of the real env's gain"] if "real_twin" in columns else []),
-            *(COLUMNS[name] for name in columns),
-        ],
-        lines,
-    )
+            some = [row for row in own if row["task"] == task]
+            lines.append({"task, demonstrations": f"{task}, {count}", **_cells(some)})
+        lines.append({"task, demonstrations": f"**mean, {count}**", **_cells(own)})
+    known = {name for line in lines for name in line}
+    columns = ["task, demonstrations", "runs", *GAINS, *COLUMNS.values()]
+    columns = [name for name in columns if name in known]
+    return markdown_table(columns, [[line.get(name, "-") for name in columns] for line in lines])
+
+
+def _cells(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """What can be said of all these runs together, by column."""
+    of = {
+        name: np.stack([_unpacked(row["outcomes"][name]) for row in rows])
+        for name in COLUMNS
+        if all(name in row["outcomes"] for row in rows)
+    }
+    cells = {COLUMNS[name]: f"{100 * values.mean():.0f}" for name, values in of.items()}
+    if "cloned" in of and "refined" in of:
+        paired = of["refined"] - of["cloned"]
+        runs = paired.mean(axis=1)
+        ups, downs = int((runs > 0).sum()), int((runs < 0).sum())
+        p = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
+        gains = [format_points(bootstrap(paired)), f"{100 * runs.min():+.0f}", f"{p:.3f}"]
+        if "real_twin" in of and (real := of["real_twin"] - of["cloned"]).mean() > 0:
+            gains.append(format_rate(share_of_gain(paired, real)))
+        cells.update(zip(GAINS, gains, strict=False))
+    return {"runs": str(len(rows)), **cells}
 
 
 def run(args: Args) -> list[dict[str, Any]]:
