@@ -25,6 +25,7 @@ from training import (
     clone_policy,
     evaluate_policy,
     evaluate_world_model,
+    improve,
     train_denoiser,
     train_eyes,
     train_memory,
@@ -323,6 +324,29 @@ def test_fault_14_a_policy_is_measured_in_an_env_of_ones_own(walked: Path, tmp_p
         evaluate_policy.run(dataclasses.replace(args, real_env="own_push_env:Other-v0"))
     with pytest.raises(OwnEnvError, match="observation_space: expected a Dict"):
         evaluate_policy.run(dataclasses.replace(args, real_env="CartPole-v1"))
+
+
+def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
+    args = improve.Args(
+        "push",
+        tmp_path / "improve",
+        walked / "data" / "mine",
+        str(walked / "runs" / "world_model"),
+        real_env=REAL,
+        episodes_budget=2,
+        rounds=1,
+        clone_steps=20,
+        steps=64,
+        learn_steps=2,
+        test_episodes=2,
+    )
+    report = improve.run(args)
+    assert report is not None
+    spent = [policy["real_episodes_spent"] for policy in report["policies"].values()]
+    assert spent[-1] == spent[0] + 2
+    assert all("real" in policy for policy in report["policies"].values())
+    with pytest.raises(SettingsError, match="'push' is none of Meta-World's; expected --real-env"):
+        dataclasses.replace(args, real_env=None)
 
 
 def test_fault_14_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
 from training.data.sequences import Sequences, join, make_sequences
-from training.envs.real_env import require_real_env, split_seeds
-from training.envs.rollouts import Disturbed, make_real_env, play, real_outcomes
+from training.envs.real_env import TASKS, split_seeds
+from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
 from training.policies.imitation import clone_episodes
@@ -35,7 +35,7 @@ from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import keep_settings, require_at_least
+from training.runs.settings import SettingsError, keep_settings, require_at_least
 from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
 from world4rl_gym.imagination import Imagination
@@ -57,7 +57,9 @@ class Args:
         out: Folder of the run.
         demonstrations: Folder of episodes; the task's experts are cloned.
         world_model: Folder or Hub id to begin with; None is the embedded one.
-        real: Where episodes come from: "twin" plays them in Meta-World, "recorded" waits for them.
+        real: Where episodes come from: "twin" plays them in the real env, "recorded" waits for
+            them.
+        real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
         episodes_budget: Real episodes in all.
         rounds: In how many rounds they are spent.
         clone_steps: Gradient steps of cloning.
@@ -72,6 +74,7 @@ class Args:
     demonstrations: Path = DEMONSTRATIONS
     world_model: str | None = None
     real: Literal["twin", "recorded"] = "twin"
+    real_env: str | None = None
     episodes_budget: int = 200
     rounds: int = 2
     clone_steps: int = 4000
@@ -81,6 +84,11 @@ class Args:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.real == "twin" and self.real_env is None and self.task not in TASKS:
+            raise SettingsError(
+                f"task: {self.task!r} is none of Meta-World's; expected --real-env module:id, or "
+                "--real recorded"
+            )
         require_at_least(self, 1, "rounds", "steps", "learn_steps")
         require_at_least(self, self.rounds, "episodes_budget")
         require_at_least(self, 0, "test_episodes")
@@ -115,8 +123,8 @@ def real_episodes(
         )
         return []
     if missing > 0:
-        require_real_env()
-        env = make_real_env(args.task)
+        env = find_env(args.task, world_model, args.real_env, twin=True)
+        assert env is not None  # Args made sure of it
         seeds = split_seeds("train", count, 700_000 + 1000 * number)
         for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
             path = place / f"policy-{seed:07d}.npz"
@@ -249,9 +257,8 @@ def measured(
 ) -> dict[str, Any]:
     """Real success of each policy, and the real episodes that it cost; saved and printed."""
     report: dict[str, Any] = {"task": args.task, "policies": {}}
-    if args.test_episodes:
-        require_real_env()
-        env = make_real_env(args.task)
+    env = find_env(args.task, world_model, args.real_env, twin=True) if args.test_episodes else None
+    if env is not None:
         seeds = split_seeds("test", args.test_episodes, 400_000)
         for name, (policy, spent) in policies.items():
             outcomes = real_outcomes(env, policy, world_model, seeds, name)
