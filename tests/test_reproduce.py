@@ -29,6 +29,7 @@ SMALL = Args(
     draws=1,
     seeds=1,
     policies=("cloned", "refined"),
+    clone_steps=50,
     steps=3200,
     episodes=3,
     episodes_folder=DEMONSTRATIONS,

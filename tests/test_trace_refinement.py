@@ -31,6 +31,7 @@ def test_the_chosen_point_is_the_one_that_refinement_hands_out(
 def test_a_curve_goes_on_to_its_end_and_is_kept(tmp_path: Path) -> None:
     args = Args(
         ("door-lock",),
+        clone_steps=50,
         steps=6400,
         judge_every=3200,
         real_every=2,

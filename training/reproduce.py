@@ -64,7 +64,6 @@ COLUMNS = {
     "imagined_after": "refined, imagined",
 }
 GAINS = ("real gain", "worst run", "sign test's p", "share of the real env's gain")
-CLONE_STEPS = 4000
 TEST_OFFSET = 300_000
 """Of the test starts; nothing is chosen on them."""
 
@@ -79,6 +78,7 @@ class Args:
         draws: Clones of each, every one of other demonstrations where there are enough.
         seeds: Refinements of each clone.
         policies: Which of a cell's policies to measure; the rest can be added later.
+        clone_steps: Gradient steps of each clone.
         steps: Env steps of each refinement.
         real_steps: Those of PPO in the real env, which runs at a tenth of the speed.
         episodes: Test starts.
@@ -94,6 +94,7 @@ class Args:
     draws: int = 3
     seeds: int = 2
     policies: tuple[PolicyName, ...] = typing.get_args(PolicyName)
+    clone_steps: int = 4000
     steps: int = STEPS
     real_steps: int = 200_000
     episodes: int = 200
@@ -106,7 +107,7 @@ class Args:
     def __post_init__(self) -> None:
         for task in self.tasks:
             check_task(task)
-        require_at_least(self, 1, "draws", "seeds", "steps", "real_steps")
+        require_at_least(self, 1, "draws", "seeds", "clone_steps", "steps", "real_steps")
         require_at_least(self, 1, "episodes", "workers")
 
 
@@ -146,6 +147,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(1)
     out = args.cells / cell.name
     asked = {
+        "clone_steps": args.clone_steps,
         "steps": args.steps,
         "real_steps": args.real_steps,
         "episodes": args.episodes,
@@ -193,7 +195,7 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy:
             demonstrations_of(args, cell),
             world_model,
             "pixels_agent_pos" if name == "cloned_frames" else "features",
-            CLONE_STEPS * (3 if name == "longer_clone" else 1),
+            args.clone_steps * (3 if name == "longer_clone" else 1),
             cell.draw,
         )
     elif name == "distilled":

@@ -49,6 +49,7 @@ class Args:
     Attributes:
         tasks: The tasks.
         demonstrations: Expert episodes that the clone sees.
+        clone_steps: Gradient steps of cloning.
         steps: Env steps of PPO.
         judge_every: Env steps between two judgements in imagination.
         real_every: Every how many of these points are measured in reality, beside the chosen one.
@@ -62,6 +63,7 @@ class Args:
 
     tasks: tuple[str, ...] = TASKS
     demonstrations: int = 5
+    clone_steps: int = 4000
     steps: int = STEPS
     judge_every: int = 16_000
     real_every: int = 4
@@ -75,7 +77,9 @@ class Args:
     def __post_init__(self) -> None:
         for task in self.tasks:
             check_task(task)
-        require_at_least(self, 1, "demonstrations", "steps", "judge_every", "real_every")
+        require_at_least(
+            self, 1, "demonstrations", "clone_steps", "steps", "judge_every", "real_every"
+        )
         require_at_least(self, 1, "episodes")
 
 
@@ -91,7 +95,9 @@ def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:
     if path.exists():
         return dict(json.loads(path.read_bytes()))
     experts = load_episodes(args.episodes_folder, "train", [task], ["expert"])
-    cloned = clone_episodes(experts[: args.demonstrations], world_model, seed=args.seed)
+    cloned = clone_episodes(
+        experts[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
+    )
     judge = make_judge(world_model, task)
     policies: list[Policy] = []
 
