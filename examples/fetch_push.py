@@ -5,13 +5,14 @@ that follows is done by the commands of docs/own-data.md; results/fetch_push.md 
 came out.
 
     pip install gymnasium-robotics
-    python examples/fetch_push.py --out recordings/fetch --episodes 240
+    python examples/fetch_push.py --out recordings/fetch --episodes 300
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ class FetchPushPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
         solved = bool(info["is_success"])
         over = self._decision >= DECISIONS
         return self._observation(), float(solved), False, over, {"is_success": solved}
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self.robot.close()
 
     @property
     def gripper(self) -> np.ndarray:
@@ -149,16 +157,25 @@ def record(out: Path, episodes: int, seed: int) -> float:
                     observation, _, _, _, info = env.step(action)
                     success = info["is_success"]
             solved.append(success)
+    env.close()
     return float(np.mean(solved))
 
 
 gym.register("FetchPushPixels-v0", "examples.fetch_push:FetchPushPixels")
 
-if __name__ == "__main__":
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=240)
+    parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.episodes < 1 or args.out.exists():
+        parser.error("expected --episodes of at least 1, and --out that is not there yet")
     share = record(args.out, args.episodes, args.seed)
     print(f"{args.episodes} episodes, {100 * share:.0f} % of which end solved: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

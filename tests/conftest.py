@@ -24,10 +24,14 @@ TASKS = ("push", "pull")
 
 
 def make_tiny_world_model(
-    seed: int = 0, success_threshold: float = 0.5, frame_size: int = SIZE, states: int = STATES
+    seed: int = 0,
+    success_threshold: float = 0.5,
+    frame_size: int = SIZE,
+    states: int = STATES,
+    commands: int = COMMANDS,
 ) -> WorldModel:
     """A world model whose random weights move its frames and whose rows succeed now and then."""
-    commands = COMMANDS if states else 0
+    commands = commands if states else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         eyes = Eyes(tasks=len(TASKS), frame_size=frame_size, code_size=CODES, width=4)

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import make_tiny_world_model
+from gl import needs_gl
 from gymnasium.vector import AutoresetMode
 
 import world4rl_gym
@@ -121,4 +122,20 @@ def test_fault_05_the_ways_into_torchrl_that_the_readme_names(
     check_env_specs(env)
     rollout = env.rollout(20, break_when_any_done=False)
     assert rollout.shape == (*rows, 20) and rollout["next", "done"].any()
+    env.close()
+
+
+@needs_gl
+def test_another_robot_is_recorded_and_played(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    example = load_example("fetch_push")
+    example.main(["--out", str(tmp_path / "recorded"), "--episodes", "1"])
+    assert len(list((tmp_path / "recorded" / "0000").glob("*.png"))) == example.DECISIONS + 1
+    env = example.FetchPushPixels()
+    first, _ = env.reset(seed=3)
+    again, _ = env.reset(seed=3)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert env.observation_space.contains(first)
+    *_, info = env.step(env.action_space.sample())
+    assert info == {"is_success": False}
     env.close()

@@ -31,7 +31,8 @@ from training import (
     train_memory,
 )
 from training.data.episodes import Episode, EpisodeError, load_episode, load_episodes, task_names
-from training.envs.own_env import OwnEnvError, make_own_env
+from training.envs.own_env import OwnEnv, OwnEnvError, make_own_env
+from training.envs.rollouts import play
 from training.evaluation.formatting import world_model_table
 from training.policies.ppo import UnitActions
 from training.policies.refinement import imagined_env
@@ -39,6 +40,7 @@ from training.runs.settings import SettingsError
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames, most_contexts
+from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.reading import WorldModelError
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.vector_env import ImaginedVectorEnv
@@ -388,6 +390,31 @@ def test_an_own_env_stands_still_after_its_end_and_takes_its_own_units(
     still = env.step(-np.ones(3))[0]
     assert np.array_equal(still["agent_pos"], observation["agent_pos"])
     assert env.unwrapped.largest > 80  # type: ignore[attr-defined]
+
+
+class WithoutCommands(gym.ObservationWrapper):
+    """The robot's state alone."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make(REAL))
+        agent = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        pixels = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+        self.observation_space = gym.spaces.Dict(pixels=pixels, agent_pos=agent)
+
+    def observation(self, observation):
+        return {
+            "pixels": observation["pixels"][::2, ::2],
+            "agent_pos": observation["agent_pos"][:3],
+        }
+
+
+def test_an_own_env_without_commands_is_played() -> None:
+    world_model = make_tiny_world_model(commands=0)
+    env = OwnEnv(WithoutCommands(), world_model, "push")
+    policy = make_policy(policy_config(world_model, "push"))
+    episode = play(env, 3, "own", policy, world_model)
+    assert episode.command is None and episode.state is not None
+    assert episode.state.shape == (world_model.config.max_episode_steps + 1, 3)
 
 
 def test_fault_15_successes_in_one_split_alone_are_told_before_training(

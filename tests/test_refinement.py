@@ -25,6 +25,7 @@ from training.policies.refinement import (
     PROGRESS,
     ProgressReward,
     ZeroReward,
+    chosen,
     imagined_env,
     make_judge,
     refine,
@@ -93,6 +94,23 @@ def test_it_stops_when_nothing_is_left_to_gain(world_model: WorldModel) -> None:
     )
     env.close()
     assert [(p.steps, p.judged) for p in refined.curve] == [(0, 0.5), (3200, 1.0)]
+
+
+@pytest.mark.parametrize("judged", [[0.4, 0.6, 0.5], [0.4, 0.996, 1.0], [0.7, 0.6, 0.7]])
+def test_the_chosen_point_is_the_one_that_is_handed_out(
+    world_model: WorldModel, judged: list[float]
+) -> None:
+    policies, values = [], iter(judged)
+
+    def judge(policy: Policy) -> float:
+        policies.append(policy)
+        return next(values)
+
+    policy = make_policy(policy_config(world_model, "push"))
+    env = imagined_env(world_model, "push", seed=0, rows=64)
+    refined = refine(policy, env, 6400, 0, judge=judge, judge_every=3200, critic_steps=3200)
+    env.close()
+    assert policies[chosen(judged)] is refined.policy
 
 
 def test_a_judge_believes_the_least_favourable_member() -> None:
@@ -214,7 +232,7 @@ def test_disturbances_persist_and_are_repeatable() -> None:
     first, second = [np.stack([one.act(seen) for _ in range(30)]) for one in noisy]
     assert np.array_equal(first, second)
     assert first[-1].std() == pytest.approx(0.2, abs=0.03)
-    assert np.corrcoef(first[-2].ravel(), first[-1].ravel())[0, 1] > 0.8
+    assert np.corrcoef(first[-2].ravel(), first[-1].ravel())[0, 1] == pytest.approx(0.8, abs=0.05)
     assert not Disturbed(still, 0.0, seed=3).act(seen).any()
 
 

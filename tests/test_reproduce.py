@@ -79,16 +79,19 @@ def test_the_share_of_the_real_gain_is_of_the_same_episodes() -> None:
 
 
 def test_the_table_has_a_mean_and_leaves_out_what_is_missing() -> None:
-    outcomes = {"cloned": "0011", "refined": "0111", "imagined_before": "0011"}
+    half = "0" * 50 + "1" * 50
+    outcomes = {"cloned": half, "refined": "0" * 25 + "1" * 75, "imagined_before": half}
     rows = [
         {"task": task, "demonstrations": 5, "outcomes": dict(outcomes)}
         for task in ("hammer", "soccer")
     ]
-    rows[0]["outcomes"]["real_twin"] = "1111"
+    rows[0]["outcomes"]["real_twin"] = "1" * 100
     output = summarise(rows).splitlines()
     assert output[0].endswith("| clone | refined | PPO in the real env | clone, imagined |")
     assert output[2].startswith("| hammer, 5 | 1 | +25")
     assert "| 50 % [" in output[2]  # +25 of +50 points
+    rows[0]["outcomes"]["real_twin"] = half[1:] + "1"  # +1 point is no gain for sure
+    assert "%" not in summarise(rows)
     assert output[-1].startswith("| **mean, 5** | 2 | +25 ")
     assert output[-1].endswith("| 50 | 75 | - | 50 |")
     del rows[0]["outcomes"]["refined"], rows[1]["outcomes"]["refined"]

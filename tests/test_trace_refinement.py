@@ -5,26 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from gl import needs_gl
 
 from training.data.episodes import DEMONSTRATIONS
-from training.trace_refinement import Args, chosen, run
-
-
-@pytest.mark.parametrize(
-    ("judged", "choice"),
-    [
-        ([0.4, 0.6, 0.5], 1),
-        ([0.4, 1.0, 1.0], 1),  # stopped there
-        ([0.4, 0.996, 1.0], 1),
-        ([0.7, 0.6, 0.7], 0),  # the clone, unless something is better
-    ],
-)
-def test_the_chosen_point_is_the_one_that_refinement_hands_out(
-    judged: list[float], choice: int
-) -> None:
-    assert chosen(judged) == choice
+from training.trace_refinement import Args, run
 
 
 @needs_gl

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from training.data.episodes import Episode, EpisodeError, load_episodes
 from training.data.sequences import Sequences, make_sequences
-from training.evaluation.formatting import markdown_table
+from training.evaluation.formatting import markdown_table, number
 from training.runs import command
+from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import require_at_least
+from training.runs.settings import keep_settings, require_at_least
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
@@ -51,7 +52,7 @@ class Variation:
         open_loop: Whether it learns to go on from its own states; else from true ones, one step.
         two_hot: Whether actions are two-hot, as in World4RL, instead of plain numbers.
         fixed_eyes: Whether the eyes are the world model's; else they are new and learn with the
-            memory, from the outcomes alone.
+            memory, from outcomes and the robot's motion.
     """
 
     says: str
@@ -74,7 +75,9 @@ VARIATIONS = {
     "no-codes": Variation("without the codes of later frames", codes=False),
     "one-step": Variation("trained on one step from true states", open_loop=False),
     "two-hot": Variation("two-hot actions", two_hot=True),
-    "own-eyes": Variation("eyes learned with the memory", codes=False, fixed_eyes=False),
+    "own-eyes": Variation(
+        "eyes learned with the memory, without codes", codes=False, fixed_eyes=False
+    ),
 }
 
 
@@ -176,22 +179,32 @@ def new_memory(
 def split(episodes: Sequence[Episode]) -> tuple[dict[str, list[Episode]], list[Episode]]:
     """Training episodes, "played", "replays" and "plans"; and those of the last round.
 
+    Perturbed replays of plans count as plans; those of the last round are left out.
+
     Raises:
         EpisodeError: There are fewer than two rounds.
     """
-    rounds: dict[int, list[Episode]] = {}
-    known: dict[str, list[Episode]] = {"played": [], "replays": [], "plans": []}
+    round_of = {}  # plans are called ROUND-POLICY; replays begin where their source did
     for episode in episodes:
-        number = episode.policy.split("-")[0]  # plans are called ROUND-POLICY
-        if number.isdecimal():
-            rounds.setdefault(int(number), []).append(episode)
-        else:
-            known["replays" if episode.behaviour == "replay" else "played"].append(episode)
-    if len(rounds) < 2:
-        raise EpisodeError(f"episodes: expected two rounds of plans, got {len(rounds)}")
-    last = rounds.pop(max(rounds))
-    known["plans"] = [episode for own in rounds.values() for episode in own]
-    return known, last
+        name = episode.policy.split("-")[0]
+        if name.isdecimal():
+            round_of[episode.seed] = int(name)
+    found = len(set(round_of.values()))
+    if found < 2:
+        raise EpisodeError(f"episodes: expected two rounds of plans, got {found}")
+    last = max(round_of.values())
+    known: dict[str, list[Episode]] = {"played": [], "replays": [], "plans": []}
+    held_out = []
+    for episode in episodes:
+        own = round_of.get(episode.seed)
+        replayed = episode.behaviour == "replay"
+        if own is None:
+            known["replays" if replayed else "played"].append(episode)
+        elif own < last:
+            known["plans"].append(episode)
+        elif not replayed:
+            held_out.append(episode)
+    return known, held_out
 
 
 def measure(args: Args, task: str, name: str, seed: int, data: Any) -> dict[str, Any]:
@@ -231,9 +244,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Means over tasks and seeds as Markdown, a line a variation."""
 
     def cells(own: Sequence[dict[str, Any]], name: str) -> str:
-        values = [row[name] for row in own]
+        values = [number(row[name]) for row in own]
         spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-        return f"{np.mean(values):.3f}{spread}"
+        return f"{np.nanmean(values):.3f}{spread}"
 
     lines = []
     for name, variation in VARIATIONS.items():
@@ -252,16 +265,19 @@ def run(args: Args) -> list[dict[str, Any]]:
     Raises:
         EpisodeError: A task has no episodes, or fewer than two rounds of plans.
         WorldModelError: The world model cannot be loaded.
+        SettingsError: The folder holds runs of other settings.
     """
     torch.set_num_threads(1)
     world_model = WorldModel.from_pretrained(args.world_model)
     rows = []
-    for task in args.tasks:
-        known, last = split(load_episodes(args.episodes, "train", [task]))
-        data = {"eyes": world_model.task_eyes(task), "known": known, "last": last}
-        for name in args.variations:
-            for seed in range(args.seeds):
-                rows.append(measure(args, task, name, seed, data))
+    with locked(args.runs):
+        keep_settings(args, args.runs, ("tasks", "variations", "seeds", "runs"))
+        for task in args.tasks:
+            known, last = split(load_episodes(args.episodes, "train", [task]))
+            data = {"eyes": world_model.task_eyes(task), "known": known, "last": last}
+            for name in args.variations:
+                for seed in range(args.seeds):
+                    rows.append(measure(args, task, name, seed, data))
     save_record(args.out, {"steps": args.steps, "rows": rows})
     text = table(rows)
     args.out.with_suffix(".md").write_text(text + "\n", "utf-8")

@@ -40,6 +40,7 @@ from world4rl_gym.denoiser import Denoiser, DenoiserConfig
 from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.initial_frames import InitialFrames, joined, most_contexts
 from world4rl_gym.memory import TaskMemory
+from world4rl_gym.starts import check_contexts_fit
 from world4rl_gym.world_model import WorldModel
 
 
@@ -72,7 +73,7 @@ class Args:
     replace: tuple[Literal["memories", "starts"], ...] = ("memories",)
     episodes: Path = Path("data/episodes")
     starts: int = 300
-    anywhere: int = 40
+    anywhere: int = 120
     num_inference_steps: int = 2
     max_episode_steps: int | None = None
     out: Path = Path("runs/world_model")
@@ -82,6 +83,8 @@ class Args:
         require_at_least(self, 0, "anywhere")
         if self.max_episode_steps is not None:
             require_at_least(self, 1, "max_episode_steps")
+        if not self.replace:
+            raise SettingsError('replace: expected "memories", "starts" or both, got neither')
 
 
 def run(args: Args) -> None:
@@ -94,11 +97,16 @@ def run(args: Args) -> None:
     """
     if args.world_model is not None:
         world_model = WorldModel.from_pretrained(args.world_model)
+        for task in args.tasks:
+            world_model.task_index(task)
         for task in args.tasks if "memories" in args.replace else ():
             memory, note = calibrated(args, task, world_model.task_eyes(task))
             world_model.task_memory(task).load_state_dict(memory.state_dict())
             world_model.config.provenance[task] = note
         if "starts" in args.replace:
+            check_room(
+                args.starts + args.anywhere, len(world_model.config.tasks), world_model.frame_size
+            )
             world_model.initial_frames = _with_new_starts(args, world_model.initial_frames)
         world_model.save_pretrained(args.out)
         print(f"done: {args.out}")
@@ -219,9 +227,11 @@ def _with_new_starts(args: Args, old: InitialFrames) -> InitialFrames:
         is_start = old.is_start[own].numpy()
         if task in args.tasks:
             start = start_contexts(args.episodes, [task], "train", args.starts)
+            check_contexts_fit(old, start)
             ids = torch.full_like(start.task_ids, old.tasks.index(task))
             parts.append(dataclasses.replace(start, task_ids=ids, tasks=old.tasks))
-            parts.append(old.rows(own[~is_start][: args.anywhere]))
+            within = own[~is_start][: args.anywhere]
+            parts += [old.rows(within)] if len(within) else []
         else:
             parts.append(old.rows(own))
     return joined(parts)

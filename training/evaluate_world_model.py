@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,11 @@ from training.evaluation.outcomes import (
     outcome_figures,
 )
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
-from training.policies.refinement import refine_imagined
+from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import require_at_least
+from training.runs.settings import SettingsError, require_at_least
+from training.world_model.assembly import checksum
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.policy import Policy
@@ -91,12 +91,14 @@ class Args:
     real_env: str | None = None
     plans: int = 200
     probes: int = 20
-    ppo_steps: int = 100_000
+    ppo_steps: int = STEPS
     seed: int = 501
     out: Path = Path("runs/report")
     card: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.split == "train":
+            raise SettingsError('split: expected "test" or "validation", got "train"')
         require_at_least(self, 1, "ppo_steps")
         require_at_least(self, 0, "plans", "probes")
 
@@ -279,17 +281,6 @@ def save_pictures(folder: Path, task: str, drawn: Sequence[Imagined]) -> None:
         save_video(folder / f"{task}.mp4", shown[0].episode.frames, shown[0].frames)
 
 
-def checksum(world_model: WorldModel, task: str) -> int:
-    """Of what imagines a task, so that no figures of another model are taken for this one's."""
-    networks = torch.nn.ModuleList(
-        [world_model.task_eyes(task), world_model.task_memory(task), world_model.denoiser]
-    )
-    total = 0
-    for values in networks.state_dict().values():
-        total = zlib.crc32(values.cpu().contiguous().numpy().tobytes(), total)
-    return total
-
-
 def summary(tasks: dict[str, Any]) -> dict[str, Any]:
     """Means over tasks, the worst task, and M4 over all policies of the closed loop."""
 
@@ -300,7 +291,7 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
 
     means: dict[str, Any] = {}
     for kind in ("policies", "plans", "near_misses"):
-        predicted = ("wrong_predicted_by_uncertainty", "wrong_predicted_by_doubt")
+        predicted = ("wrong_predicted_by_uncertainty", "wrong_predicted_by_margin")
         for name in ("auroc", "agreement", *predicted):
             values = over(kind, name)
             if not np.isnan(values).all():
@@ -317,7 +308,7 @@ def summary(tasks: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(args: Args) -> dict[str, Any]:
-    """Measures every task; one that is done is not measured again, unless its model is another.
+    """Measures every task; one that was measured alike, of the same model, is not measured again.
 
     Raises:
         EpisodeError: Test episodes are missing or broken.
@@ -329,16 +320,19 @@ def evaluate(args: Args) -> dict[str, Any]:
     if args.twin and args.real_env is None and set(world_model.config.tasks) & set(TASKS):
         require_real_env()
     began = time.monotonic()
+    free = {"world_model", "out", "card"}
+    chosen = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
+    settings = json.loads(json.dumps(chosen, default=str))
     tasks = {}
     for task in world_model.config.tasks:
-        path, own = args.out / "tasks" / f"{task}.json", checksum(world_model, task)
+        path = args.out / "tasks" / f"{task}.json"
+        asked = {"checksum": checksum(world_model, task), "settings": settings}
         kept = json.loads(path.read_bytes()) if path.exists() else {}
-        if kept.get("checksum") == own:
-            tasks[task] = kept
-            continue
-        tasks[task] = {**measure_task(args, world_model, task), "checksum": own}
-        save_record(path, tasks[task])
-        print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
+        if any(kept.get(name) != value for name, value in asked.items()):
+            kept = {**measure_task(args, world_model, task), **asked}
+            save_record(path, kept)
+            print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
+        tasks[task] = kept
     report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
     save_record(args.out / "world_model.json", report)
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")

@@ -12,6 +12,7 @@ goes on from there when it is run again.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
 from training.data.sequences import Sequences, join, make_sequences
+from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
 from training.evaluation.formatting import format_rate
@@ -105,7 +107,12 @@ def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path
 
 
 def real_episodes(
-    world_model: WorldModel, policy: Policy, args: Args, number: int, folder: Path
+    world_model: WorldModel,
+    policy: Policy,
+    args: Args,
+    number: int,
+    folder: Path,
+    env: AnyEnv | None,
 ) -> list[Episode]:
     """The round's episodes; those that are missing are played, or left to the user.
 
@@ -123,7 +130,6 @@ def real_episodes(
         )
         return []
     if missing > 0:
-        env = find_env(args.task, world_model, args.real_env, twin=True)
         assert env is not None  # Args made sure of it
         seeds = split_seeds("train", count, 700_000 + 1000 * number)
         for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
@@ -131,7 +137,6 @@ def real_episodes(
             if not path.exists():
                 actor = Disturbed(policy, NOISE * (index % 2), seed)
                 play(env, seed, "refined", actor, world_model).save(path)
-        env.close()
     return load_episodes(folder, "train", [args.task], ["policy"])
 
 
@@ -221,12 +226,16 @@ def run(args: Args) -> dict[str, Any] | None:
         WorldModelError: The world model cannot be loaded.
         SettingsError: The folder holds another run.
         RealEnvUnavailableError: Meta-World or GL is missing, and episodes are to be played.
+        OwnEnvError: One's own env cannot be made, or does not fit.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    with locked(args.out):
+    world_model = WorldModel.from_pretrained(args.world_model)
+    env = None
+    if args.real == "twin" or args.test_episodes:
+        env = find_env(args.task, world_model, args.real_env, twin=True)
+    with locked(args.out), contextlib.closing(env) if env else contextlib.nullcontext():
         keep_settings(args, args.out, ("test_episodes",))
-        world_model = WorldModel.from_pretrained(args.world_model)
         experts = load_episodes(args.demonstrations, "train", [args.task], ["expert"])
         cloned = clone_episodes(experts, world_model, steps=args.clone_steps, seed=args.seed)
         policies = {"cloned": (cloned, len(experts))}
@@ -235,7 +244,7 @@ def run(args: Args) -> dict[str, Any] | None:
             folder = args.out / f"round-{number}"
             policy = refined_in(world_model, cloned, args, folder / "policy")
             policies[f"refined, round {number}"] = policy, len(experts) + len(episodes)
-            fresh = real_episodes(world_model, policy, args, number, folder / "episodes")
+            fresh = real_episodes(world_model, policy, args, number, folder / "episodes", env)
             if not fresh:
                 return None
             episodes += fresh
@@ -249,26 +258,29 @@ def run(args: Args) -> dict[str, Any] | None:
             experts + solved, world_model, steps=args.clone_steps, seed=args.seed
         )
         policies["filtered cloning"] = filtered, spent
-        return measured(args, policies, world_model)
+        return measured(args, policies, world_model, env)
 
 
 def measured(
-    args: Args, policies: dict[str, tuple[Policy, int]], world_model: WorldModel
+    args: Args,
+    policies: dict[str, tuple[Policy, int]],
+    world_model: WorldModel,
+    env: AnyEnv | None,
 ) -> dict[str, Any]:
-    """Real success of each policy, and the real episodes that it cost; saved and printed."""
+    """The real episodes that each policy cost, and its real success where it can be measured;
+    saved and printed."""
     report: dict[str, Any] = {"task": args.task, "policies": {}}
-    env = find_env(args.task, world_model, args.real_env, twin=True) if args.test_episodes else None
-    if env is not None:
-        seeds = split_seeds("test", args.test_episodes, 400_000)
-        for name, (policy, spent) in policies.items():
-            outcomes = real_outcomes(env, policy, world_model, seeds, name)
-            success = rate(outcomes)
-            report["policies"][name] = {
-                "real_episodes_spent": spent,
-                "real": dataclasses.asdict(success),
-            }
-            print(f"{name}: {format_rate(success)} after {spent} real episodes")
-        env.close()
+    seeds = split_seeds("test", args.test_episodes, 400_000)
+    for name, (policy, spent) in policies.items():
+        figures: dict[str, Any] = {"real_episodes_spent": spent}
+        success = None
+        if env is not None and len(seeds):
+            success = rate(real_outcomes(env, policy, world_model, seeds, name))
+            figures["real"] = dataclasses.asdict(success)
+        report["policies"][name] = figures
+        said = "not measured in reality" if success is None else format_rate(success)
+        print(f"{name}: {said}; {spent} real episodes spent")
+    print(f"refined {args.task}: {args.out / 'last' / 'policy'}")
     save_record(args.out / "report.json", report)
     return report
 

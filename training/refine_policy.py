@@ -19,6 +19,7 @@ import tyro
 
 from training.envs.real_env import check_task
 from training.policies.refinement import (
+    REAL_STEPS,
     STEPS,
     ProgressReward,
     ZeroReward,
@@ -47,7 +48,7 @@ class Args:
         env: Where PPO acts: "imagined" or "real".
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
-        steps: Env steps at most.
+        steps: Env steps at most; None takes 400,000 in imagination, 100,000 in the real env.
         reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
             PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
@@ -58,14 +59,15 @@ class Args:
     out: Path
     env: Literal["imagined", "real"] = "imagined"
     world_model: str | None = None
-    steps: int = STEPS
+    steps: int | None = None
     reward: Literal["progress", "sparse", "zero"] = "progress"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.env == "real":
             check_task(self.task)
-        require_at_least(self, 1, "steps")
+        if self.steps is not None:
+            require_at_least(self, 1, "steps")
 
 
 def run(args: Args) -> None:
@@ -87,6 +89,7 @@ def run(args: Args) -> None:
             )
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(world_model, args.task)
+        steps = args.steps or (STEPS if args.env == "imagined" else REAL_STEPS)
         make = imagined_env if args.env == "imagined" else real_env
         env = make(world_model, args.task, args.seed, obs_type=policy.obs_type)
         if args.reward == "zero":
@@ -95,7 +98,7 @@ def run(args: Args) -> None:
             env = ProgressReward(env)
         try:
             judge = make_judge(world_model, args.task) if args.env == "imagined" else None
-            refined = refine(policy, env, args.steps, args.seed, args.task, judge)
+            refined = refine(policy, env, steps, args.seed, args.task, judge)
         finally:
             env.close()
         refined.policy.save_pretrained(args.out / "policy")

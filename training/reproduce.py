@@ -34,6 +34,7 @@ from training.evaluation.formatting import format_points, format_rate, markdown_
 from training.evaluation.metrics import Rate, rate
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
+    REAL_STEPS,
     STEPS,
     ZeroReward,
     imagined_env,
@@ -44,6 +45,7 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import SettingsError, differences, require_at_least
+from training.world_model.assembly import checksum
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -96,7 +98,7 @@ class Args:
     policies: tuple[PolicyName, ...] = typing.get_args(PolicyName)
     clone_steps: int = 4000
     steps: int = STEPS
-    real_steps: int = 200_000
+    real_steps: int = REAL_STEPS
     episodes: int = 200
     episodes_folder: Path = Path("data/episodes")
     world_model: str | None = None
@@ -151,8 +153,9 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         "steps": args.steps,
         "real_steps": args.real_steps,
         "episodes": args.episodes,
-        "world_model": args.world_model or "embedded",
     }
+    world_model = WorldModel.from_pretrained(args.world_model)
+    asked["world_model"] = checksum(world_model, cell.task)
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
     if path.exists():
@@ -163,7 +166,6 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     missing = [name for name in args.policies if name not in outcomes]
     if missing:
         require_real_env()
-        world_model = WorldModel.from_pretrained(args.world_model)
         env = make_real_env(cell.task)
         seeds = split_seeds("test", args.episodes, TEST_OFFSET)
         for name in missing:
@@ -242,12 +244,11 @@ def share_of_gain(gains: np.ndarray, real_gains: np.ndarray, seed: int = 0) -> R
 
     Args:
         gains: `(R, N)`, what refinement in imagination changed in each episode of each run.
-        real_gains: The same of refinement in the real env.
+        real_gains: The same of refinement in the real env, above 0 for sure.
         seed: Seed of the resampling, as in `bootstrap`; runs and episodes are drawn alike for both.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = _resampled(gains, seed) / _resampled(real_gains, seed)
-        return _interval(gains.mean() / real_gains.mean(), shares)
+    shares = _resampled(gains, seed) / _resampled(real_gains, seed)
+    return _interval(gains.mean() / real_gains.mean(), shares)
 
 
 def _resampled(runs: np.ndarray, seed: int, resamples: int = 2000) -> np.ndarray:
@@ -262,7 +263,7 @@ def _resampled(runs: np.ndarray, seed: int, resamples: int = 2000) -> np.ndarray
 
 
 def _interval(mean: float, resampled: np.ndarray) -> Rate:
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return Rate(round(float(mean), 4), round(float(low), 4), round(float(high), 4))
 
 
@@ -295,7 +296,8 @@ def _cells(rows: list[dict[str, Any]]) -> dict[str, str]:
         ups, downs = int((runs > 0).sum()), int((runs < 0).sum())
         p = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
         gains = [format_points(bootstrap(paired)), f"{100 * runs.min():+.0f}", f"{p:.3f}"]
-        if "real_twin" in of and (real := of["real_twin"] - of["cloned"]).mean() > 0:
+        real = of.get("real_twin", of["cloned"]) - of["cloned"]
+        if bootstrap(real).low > 0:  # else there is nothing to have a share of
             gains.append(format_rate(share_of_gain(paired, real)))
         cells.update(zip(GAINS, gains, strict=False))
     return {"runs": str(len(rows)), **cells}
@@ -313,7 +315,8 @@ def run(args: Args) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, len(cells))) as pool:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
-    save_record(args.out, {"steps": args.steps, "rows": rows})
+    steps = {name: getattr(args, name) for name in ("clone_steps", "steps", "real_steps")}
+    save_record(args.out, {**steps, "rows": rows})
     means = summarise(rows)
     args.out.with_suffix(".md").write_text(means + "\n", "utf-8")
     print(means)

@@ -4,7 +4,7 @@
 
 Clones, refines to the last step whatever is judged, and measures on the way: by the world model,
 as refinement judges, and in the real env from validation starts. The picture shows what the rule
-of refinement chooses, and what was best in reality. Tasks that are done are not done again.
+of refinement chooses. Tasks that are done are not done again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from training.evaluation.metrics import rate
 from training.evaluation.pictures import drawing
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
-    ENOUGH,
     STEPS,
     ProgressReward,
+    chosen,
     imagined_env,
     make_judge,
     refine,
 )
 from training.runs import command
+from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import require_at_least
+from training.runs.settings import SettingsError, keep_settings, require_at_least
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -83,18 +84,17 @@ class Args:
         require_at_least(self, 1, "episodes")
 
 
-def chosen(judged: Sequence[float]) -> int:
-    """The point that refinement would hand out: the best up to the first that is enough."""
-    enough = [index for index, value in enumerate(judged) if value >= ENOUGH]
-    return int(np.argmax(judged[: enough[0] + 1] if enough else judged))
-
-
 def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:
     """The curve of one task; read where it is done."""
     path = args.runs / f"{task}.json"
     if path.exists():
         return dict(json.loads(path.read_bytes()))
     experts = load_episodes(args.episodes_folder, "train", [task], ["expert"])
+    if len(experts) < args.demonstrations:
+        raise SettingsError(
+            f"demonstrations: {args.episodes_folder} holds {len(experts)} expert episodes of "
+            f"{task}, expected at least {args.demonstrations}"
+        )
     cloned = clone_episodes(
         experts[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
     )
@@ -163,7 +163,8 @@ def run(args: Args) -> list[dict[str, Any]]:
     """Traces every task, and writes the curves and their picture.
 
     Raises:
-        EpisodeError: Demonstrations are missing.
+        EpisodeError: Demonstrations are broken.
+        SettingsError: There are too few of them, or the folder holds runs of other settings.
         WorldModelError: The world model cannot be loaded.
         RealEnvUnavailableError: Meta-World or GL is missing.
     """
@@ -171,16 +172,18 @@ def run(args: Args) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     require_real_env()
     world_model = WorldModel.from_pretrained(args.world_model)
-    curves = [trace(args, task, world_model) for task in args.tasks]
+    with locked(args.runs):
+        keep_settings(args, args.runs, ("tasks", "runs"))
+        curves = [trace(args, task, world_model) for task in args.tasks]
     save_record(args.out, {"steps": args.steps, "episodes": args.episodes, "curves": curves})
     draw(curves, args.out.with_suffix(".png"))
     for curve in curves:
         choice = curve["points"][curve["chosen"]]
-        best = max((p for p in curve["points"] if "real" in p), key=lambda p: p["real"]["mean"])
+        last = curve["points"][-1]
         print(
             f"{curve['task']}: chosen at {choice['steps']} steps, real "
-            f"{100 * choice['real']['mean']:.0f} %; best {100 * best['real']['mean']:.0f} % at "
-            f"{best['steps']}"
+            f"{100 * choice['real']['mean']:.0f} %; at {last['steps']} steps "
+            f"{100 * last['real']['mean']:.0f} %"
         )
     return curves
 

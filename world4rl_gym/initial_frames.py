@@ -237,7 +237,13 @@ class InitialFrames:
 
 
 def joined(parts: Sequence[InitialFrames]) -> InitialFrames:
-    """The contexts of all parts, which name the same tasks."""
+    """The contexts of all parts.
+
+    Raises:
+        ValueError: They do not name the same tasks.
+    """
+    if any(part.tasks != parts[0].tasks for part in parts):
+        raise ValueError(f"tasks: expected the same in all parts, got {[p.tasks for p in parts]}")
     all_of = {name: torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS}
     return InitialFrames(**all_of, tasks=parts[0].tasks)
 

@@ -37,7 +37,7 @@ class Starts:
         if isinstance(initial_frames, np.ndarray):
             initial_frames = _photographs(world_model, initial_frames, names)
         if isinstance(initial_frames, InitialFrames):
-            _check_fits(world_model.initial_frames, initial_frames)
+            check_contexts_fit(world_model.initial_frames, initial_frames)
             self._kind, contexts = "anywhere", initial_frames
         elif isinstance(initial_frames, str):
             self._kind, contexts = initial_frames, world_model.initial_frames
@@ -125,7 +125,8 @@ def _photographs(
     )
 
 
-def _check_fits(own: InitialFrames, given: InitialFrames) -> None:
+def check_contexts_fit(own: InitialFrames, given: InitialFrames) -> None:
+    """Raises ValueError, naming the field, unless `given` has the sizes and tasks of `own`."""
     size, got_size = own.frames.shape[2:], given.frames.shape[2:]
     if size != got_size:
         raise ValueError(

@@ -264,6 +264,7 @@ def _recorded(
         commands.append(env.command)
         if env.drawn == "all":
             frames.append(env.render())
+    state, command = np.stack(states), np.stack(commands)
     return Episode(
         np.stack(frames),
         np.stack(actions),
@@ -272,8 +273,8 @@ def _recorded(
         behaviour,
         seed,
         env.action_repeat,
-        np.stack(states),
-        np.stack(commands),
+        state if state.shape[1] else None,
+        command if command.shape[1] else None,
         policy,
     )
 

@@ -145,7 +145,7 @@ def _imagine(world_model: WorldModel, episodes: list[Episode], draw: bool) -> li
 
 def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str, Any]:
     """M2: AUROC, agreement and bias, and M6: AUROC with which wrong outcomes are predicted, by the
-    members' disagreement, and by doubt: how near the episode's score is to the threshold.
+    members' disagreement, and by the margin: how near the episode's score is to the threshold.
 
     Args:
         imagined: Episodes of one kind.
@@ -165,7 +165,7 @@ def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str,
         "agreement": dataclasses.asdict(rate(~wrong)),
         "auroc": round(auroc(score, truth), 4),
         "wrong_predicted_by_uncertainty": round(auroc(uncertainty, wrong), 4),
-        "wrong_predicted_by_doubt": round(auroc(-np.abs(score - threshold), wrong), 4),
+        "wrong_predicted_by_margin": round(auroc(-np.abs(score - threshold), wrong), 4),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -29,6 +29,8 @@ PROGRESS = 1.0
 LEAST_CHANCE = 1e-4
 STEPS = 400_000
 """Env steps of PPO at most: with fewer, weak clones are cut on their way up."""
+REAL_STEPS = 100_000
+"""The same in the real env, which is slower by far."""
 REAL_ROWS = 4
 IMAGINED_ROWS = 64
 
@@ -235,6 +237,12 @@ def refine(
     progress = _Progress(steps, name, policy, judge, judge_every, enough)
     ppo.learn(steps, callback=progress)  # counts its steps from 0 again
     return Refined(progress.best or policy_of(ppo, policy), progress.curve)
+
+
+def chosen(judged: Sequence[float]) -> int:
+    """The point that refinement would hand out: the best up to the first that is enough."""
+    enough = [index for index, value in enumerate(judged) if value >= ENOUGH]
+    return int(np.argmax(judged[: enough[0] + 1] if enough else judged))
 
 
 def make_judge(world_model: WorldModel, task: str) -> Callable[[Policy], float]:
