@@ -353,24 +353,26 @@ def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -
 
 def test_fault_14_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
     shutil.copytree(walked / "runs/clone/push/policy", tmp_path / "unseen" / "push" / "clone")
-    report = evaluate_world_model.evaluate(
-        evaluate_world_model.Args(
-            str(walked / "runs" / "world_model"),
-            walked / "data" / "mine",
-            policies=tmp_path / "unseen",
-            real_env=REAL,
-            plans=3,
-            ppo_steps=1,
-            out=tmp_path / "report",
-        )
+    args = evaluate_world_model.Args(
+        str(walked / "runs" / "world_model"),
+        episodes=walked / "data" / "mine",
+        policies=tmp_path / "unseen",
+        real_env=REAL,
+        plans=3,
+        ppo_steps=1,
+        out=tmp_path / "report",
     )
+    report = evaluate_world_model.evaluate(args)
     own = report["tasks"]["push"]
     assert own["plans"]["episodes"] == 3 and own["closed_loop"][-1]["policy"] == "refined-clone"
-    again = evaluate_world_model.evaluate(
-        evaluate_world_model.Args(
-            str(walked / "runs" / "world_model"), walked / "data" / "mine", out=tmp_path / "report"
-        )
-    )
+    own["mark"] = "measured before"
+    path = tmp_path / "report" / "world_model.json"
+    path.write_text(json.dumps(report))
+    marked = lambda args: "mark" in evaluate_world_model.evaluate(args)["tasks"]["push"]  # noqa: E731
+    others = dataclasses.replace(args, plans=2)
+    assert marked(args) and marked(dataclasses.replace(others, tasks=()))
+    assert not marked(others)
+    again = json.loads(path.read_text())
     table = world_model_table(again)
     assert "| push |" in table and "PSNR at 15, dB" in table
 
@@ -472,7 +474,7 @@ def test_fault_17_episodes_of_another_size_are_named(walked: Path, tmp_path: Pat
         for episode in load_episodes(walked / "data" / "mine", "test"):
             changed(episode).save(tmp_path / "push" / "test" / f"{episode.seed}.npz")
         args = evaluate_world_model.Args(
-            str(walked / "runs" / "world_model"), tmp_path, out=tmp_path / "report"
+            str(walked / "runs" / "world_model"), episodes=tmp_path, out=tmp_path / "report"
         )
         with pytest.raises(EpisodeError, match=message):
             evaluate_world_model.evaluate(args)

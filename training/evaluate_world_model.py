@@ -69,6 +69,8 @@ class Args:
 
     Attributes:
         world_model: Folder or Hub id; none given means the embedded one.
+        tasks: Tasks to measure, where the others' figures in `out` stay as they are; None measures
+            all.
         episodes: Folder of episodes.
         split: The split that is measured on.
         policies: Folder of policies that the world model never saw, `TASK/NAME`.
@@ -84,6 +86,7 @@ class Args:
     """
 
     world_model: str | None = None
+    tasks: tuple[str, ...] | None = None
     episodes: Path = Path("data/episodes")
     split: str = "test"
     policies: Path = Path("runs/unseen")
@@ -313,6 +316,7 @@ def evaluate(args: Args) -> dict[str, Any]:
     Raises:
         EpisodeError: Test episodes are missing or broken.
         WorldModelError: The world model cannot be loaded.
+        ValueError: It does not know a task.
         RealEnvUnavailableError: Meta-World is asked for, and cannot be had.
         OwnEnvError: One's own env cannot be made, or does not fit.
     """
@@ -320,21 +324,20 @@ def evaluate(args: Args) -> dict[str, Any]:
     if args.twin and args.real_env is None and set(world_model.config.tasks) & set(TASKS):
         require_real_env()
     began = time.monotonic()
-    free = {"world_model", "out", "card"}
+    free = {"world_model", "tasks", "out", "card"}
     chosen = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
     settings = json.loads(json.dumps(chosen, default=str))
-    tasks = {}
-    for task in world_model.config.tasks:
-        path = args.out / "tasks" / f"{task}.json"
+    path = args.out / "world_model.json"
+    tasks: dict[str, Any] = json.loads(path.read_bytes())["tasks"] if path.exists() else {}
+    for task in world_model.config.tasks if args.tasks is None else args.tasks:
         asked = {"checksum": checksum(world_model, task), "settings": settings}
-        kept = json.loads(path.read_bytes()) if path.exists() else {}
-        if any(kept.get(name) != value for name, value in asked.items()):
-            kept = {**measure_task(args, world_model, task), **asked}
-            save_record(path, kept)
+        known = tasks.get(task, {})
+        if any(known.get(name) != value for name, value in asked.items()):
+            tasks[task] = {**measure_task(args, world_model, task), **asked}
+            save_record(path, _report(args, tasks))
             print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
-        tasks[task] = kept
-    report = {"split": args.split, "summary": summary(tasks), "tasks": tasks}
-    save_record(args.out / "world_model.json", report)
+    report = _report(args, tasks)
+    save_record(path, report)
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
@@ -342,6 +345,10 @@ def evaluate(args: Args) -> dict[str, Any]:
     if videos:
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
     return report
+
+
+def _report(args: Args, tasks: dict[str, Any]) -> dict[str, Any]:
+    return {"split": args.split, "summary": summary(tasks), "tasks": tasks}
 
 
 def main() -> None:
