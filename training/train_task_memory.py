@@ -76,7 +76,8 @@ class Args:
         clone_steps: Gradient steps of each clone.
         rollouts: Episodes of each clone.
         replays: Perturbed replays.
-        ppo_steps: Steps of PPO in each round of refining, planning, doing and training on.
+        ppo_steps: Steps of PPO in each round of refining, planning, doing and training on; the last
+            as many as a user's, for what is exploited late is not found earlier.
         round_clones: Clones, of other demonstrations in every round, that are refined and plan:
             what one of them comes to exploit, another never finds.
         plans: Real episodes a round: half of them plans, that is, what a refined policy does in
@@ -99,7 +100,7 @@ class Args:
     clone_steps: int = 4000
     rollouts: int = 50
     replays: int = 2000
-    ppo_steps: tuple[int, ...] = (48_000, 48_000, 150_000)
+    ppo_steps: tuple[int, ...] = (100_000, 200_000, 400_000)
     round_clones: int = 4
     plans: int = 400
     plan_replays: int = 0
