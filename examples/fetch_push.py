@@ -1,11 +1,14 @@
 """A robot that is not Meta-World's: Gymnasium-Robotics' FetchPush, recorded and played.
 
-Records episodes as a folder of pictures and a table, and registers a real env of one's own. All
-that follows is done by the commands of docs/own-data.md; results/fetch_push.md has them and what
-came out.
+Records episodes as a folder of pictures and a table, and registers a real env of one's own. What
+follows is in docs/own-data.md. Refinement does not gain on this task yet: results/log.md says why.
 
     pip install gymnasium-robotics
     python examples/fetch_push.py --out recordings/fetch --episodes 300
+    python -m training.import_episodes --from folder recordings/fetch --out data/fetch \\
+        --task fetch-push --command none --action-low -1 --action-high 1
+    python -m training.evaluate_policy --task fetch-push --world-model runs/world_model \\
+        --policy POLICY --real-env examples.fetch_push:FetchPushPixels-v0
 """
 
 from __future__ import annotations
