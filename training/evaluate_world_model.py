@@ -342,7 +342,7 @@ def evaluate(args: Args) -> dict[str, Any]:
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
     videos = sorted((args.out / "pictures").glob("*.mp4"))
-    if videos:
+    if len(videos) == len(tasks):  # else the picture that is there shows more
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
     return report
 

@@ -295,7 +295,11 @@ def _cells(rows: list[dict[str, Any]]) -> dict[str, str]:
         runs = paired.mean(axis=1)
         ups, downs = int((runs > 0).sum()), int((runs < 0).sum())
         p = stats.binomtest(ups, ups + downs).pvalue if ups + downs else 1.0
-        gains = [format_points(bootstrap(paired)), f"{100 * runs.min():+.0f}", f"{p:.3f}"]
+        gains = [
+            format_points(bootstrap(paired)),
+            f"{100 * runs.min():+.0f}",
+            f"{p:.3f}" if p >= 0.001 else "< 0.001",
+        ]
         real = of.get("real_twin", of["cloned"]) - of["cloned"]
         if bootstrap(real).low > 0:  # else there is nothing to have a share of
             gains.append(format_rate(share_of_gain(paired, real)))
