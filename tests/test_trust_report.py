@@ -40,9 +40,12 @@ def test_a_verdict_follows_from_figures(
 ) -> None:
     assert verdict({"plans": figures(auroc, agreement, bias)}) == expected
     good = figures(0.99, 0.99, 0.0)
-    assert verdict({"plans": figures(auroc, agreement, bias), "policies": good}) == expected
+    if auroc is not None:
+        assert verdict({"plans": figures(auroc, agreement, bias), "policies": good}) == expected
     assert verdict({"plans": {}, "policies": good}) == "believe"
     assert verdict({}) == "unknown"
+    assert verdict({"plans": figures(None, 1.0, 0.0), "policies": good}) == "believe"
+    assert verdict({"plans": figures(None, 0.3, 0.7), "policies": good}) == "not"
 
 
 def test_the_page_says_what_was_measured(tmp_path: Path) -> None:

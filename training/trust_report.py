@@ -60,15 +60,17 @@ class Args:
 def verdict(measured: dict[str, Any]) -> str:
     """Says "believe", "care", "not" or "unknown", of one task's figures.
 
-    Fresh plans decide where there are some: they are what refinement makes of the model.
+    Fresh plans decide where there are some: they are what refinement makes of the model. Where all
+    of them succeed, or none, AUROC is that of the policies that it never saw.
     """
-    own = measured.get("plans") or measured.get("policies")
-    if not own or own.get("auroc") is None:
+    kinds = [one for kind in ("plans", "policies") if (one := measured.get(kind))]
+    aurocs = [one["auroc"] for one in kinds if one.get("auroc") is not None]
+    if not aurocs:
         return "unknown"
     figures = {
-        "auroc": own["auroc"],
-        "agreement": own["agreement"]["mean"],
-        "bias": abs(own["imagined_minus_real"]["mean"]),
+        "auroc": aurocs[0],
+        "agreement": kinds[0]["agreement"]["mean"],
+        "bias": abs(kinds[0]["imagined_minus_real"]["mean"]),
     }
     for name, bounds in (("believe", BELIEVE), ("care", CARE)):
         if (

@@ -43,19 +43,21 @@ def world_model_table(report: dict[str, Any]) -> str:
     for task, own in report["tasks"].items():
         plans = own.get("plans", {})
         contact = own.get("contact", {})
-        rows.append(
-            [
-                task,
-                f"{number(own['policies']['auroc']):.3f}",
-                f"{100 * own['policies']['agreement']['mean']:.1f}",
-                f"{number(plans.get('auroc')):.3f}",
-                f"{100 * plans.get('agreement', {}).get('mean', float('nan')):.1f}",
-                f"{number(own.get('near_misses', {}).get('auroc')):.3f}",
-                f"{own['frames'].get('psnr', {}).get(str(last), float('nan')):.1f}",
-                f"{number(contact.get('psnr')):.1f}",
-                f"{(own['eyes'] or {}).get('mean_mm', float('nan')):.1f}",
-            ]
-        )
+        figures = [
+            (3, own["policies"]["auroc"]),
+            (1, 100 * own["policies"]["agreement"]["mean"]),
+            (3, plans.get("auroc")),
+            (1, 100 * plans["agreement"]["mean"] if plans else None),
+            (3, own.get("near_misses", {}).get("auroc")),
+            (1, own["frames"].get("psnr", {}).get(str(last))),
+            (1, contact.get("psnr")),
+            (1, (own["eyes"] or {}).get("mean_mm")),
+        ]
+        cells = [
+            "-" if math.isnan(number(figure)) else f"{figure:.{digits}f}"
+            for digits, figure in figures
+        ]
+        rows.append([task, *cells])
     head = [
         "task",
         "policies: AUROC",
