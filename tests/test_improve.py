@@ -42,6 +42,7 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
         steps=3200,
         clone_steps=50,
         learn_steps=2,
+        rehearsed=8,
         test_episodes=2,
     )
     report = run(played)

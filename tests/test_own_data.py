@@ -340,6 +340,7 @@ def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -
         clone_steps=20,
         steps=64,
         learn_steps=2,
+        rehearsed=2,
         test_episodes=2,
     )
     report = improve.run(args)

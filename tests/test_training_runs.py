@@ -279,7 +279,7 @@ def test_T10_policies_are_made_by_one_process_at_a_time(cloned: Path, tmp_path: 
         lambda: train_memory.run(train_memory.Args("push", episodes, eyes, out, steps=1)),
         lambda: train_denoiser.run(train_denoiser.Args(("push",), episodes, eyes, out, steps=1)),
         lambda: distil_policy.run(distil_policy.Args(str(cloned), out, model, steps=1)),
-        lambda: improve.run(improve.Args("push", out, episodes, model)),
+        lambda: improve.run(improve.Args("push", out, episodes, model, real="recorded")),
         lambda: clone_policy.run(clone_policy.Args("push", stateless, episodes, 3, out, steps=1)),
         lambda: refine_policy.run(
             refine_policy.Args("push", str(cloned), out, world_model=str(world_model))

@@ -46,8 +46,6 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.1
 """Deviation of the noise on every other episode of the policy, and on what is rehearsed."""
-REHEARSED = 400
-"""Imagined episodes of each policy that are learned again beside the real ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +65,7 @@ class Args:
         clone_steps: Gradient steps of cloning.
         steps: Steps of PPO in each round.
         learn_steps: Optimiser steps of the memory in each round.
+        rehearsed: Imagined episodes of each policy that are learned again beside the real ones.
         test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
         seed: Seed of everything.
     """
@@ -82,6 +81,7 @@ class Args:
     clone_steps: int = 4000
     steps: int = STEPS
     learn_steps: int = 600
+    rehearsed: int = 400
     test_episodes: int = 100
     seed: int = 0
 
@@ -91,7 +91,7 @@ class Args:
                 f"task: {self.task!r} is none of Meta-World's; expected --real-env module:id, or "
                 "--real recorded"
             )
-        require_at_least(self, 1, "rounds", "steps", "learn_steps")
+        require_at_least(self, 1, "rounds", "steps", "learn_steps", "rehearsed")
         require_at_least(self, self.rounds, "episodes_budget")
         require_at_least(self, 0, "test_episodes")
 
@@ -202,7 +202,7 @@ def learned_on(
     if folder.exists():
         return WorldModel.from_pretrained(folder)
     real = make_sequences(episodes, world_model.task_eyes(args.task))
-    own = rehearsed(world_model, args.task, policies, REHEARSED, args.seed)
+    own = rehearsed(world_model, args.task, policies, args.rehearsed, args.seed)
     memory = copy.deepcopy(world_model.task_memory(args.task)).requires_grad_(True)
     memory = train_memory(
         memory,

@@ -57,8 +57,6 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.15
 """Deviation of the noise added to half of the clones' rollouts and plans."""
-VALIDATION = 20
-"""Plans of each policy that are done from validation starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +82,7 @@ class Args:
             imagination, and half played by it, since where imagined motion goes astray it acts
             otherwise in reality.
         plan_replays: Perturbed replays of each round's episodes.
+        validation_plans: Plans of each policy, done from validation starts, to calibrate on.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
         members: Members of the memory.
@@ -104,6 +103,7 @@ class Args:
     round_clones: int = 4
     plans: int = 400
     plan_replays: int = 0
+    validation_plans: int = 20
     steps: int = 1000
     round_steps: int = 1200
     members: int = 2
@@ -113,6 +113,7 @@ class Args:
     def __post_init__(self) -> None:
         check_task(self.task)
         require_at_least(self, 0, "rollouts", "replays", "plans", "plan_replays")
+        require_at_least(self, 1, "validation_plans")
         require_at_least(self, 1, "steps", "round_steps", "round_clones", "members", "width")
         if min(self.ppo_steps, default=1) < 1:
             raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
@@ -303,7 +304,7 @@ class Builder:
         last = self.out / f"round-{len(args.ppo_steps) - 1}"
         place = args.episodes / args.task / "validation"
         for index, folder in enumerate([*self.clones(), *sorted(last.glob("policy-*"))]):
-            seeds = split_seeds("validation", VALIDATION, 50_000 + 2000 * index)
+            seeds = split_seeds("validation", args.validation_plans, 50_000 + 2000 * index)
             paths = [place / f"plan-{seed:07d}.npz" for seed in seeds]
             if all(path.exists() for path in paths):
                 continue

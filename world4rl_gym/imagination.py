@@ -167,7 +167,10 @@ class Imagination:
         none = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._task_ids = np.repeat(self.starts.model_task_ids[:1], rows)
         self._memory = self.world_model.begin(
-            self._task_ids, self.starts.codes[none], contexts.state[none], contexts.command[none]
+            self._task_ids,
+            self.starts.codes(np.zeros(rows, np.int64)),
+            contexts.state[none],
+            contexts.command[none],
         )
         memory = self.world_model.memory
         memories = [memory.task(index) for index in range(len(memory.of_task))]
@@ -286,7 +289,7 @@ class Imagination:
         begun = self._by_task(
             self.world_model.begin,
             self._task_ids[rows],
-            self.starts.codes[chosen],
+            self.starts.codes(self.drawn[rows]),
             contexts.state[chosen],
             contexts.command[chosen],
         )

@@ -56,9 +56,24 @@ class Starts:
             [names_of_model.index(contexts.tasks[i]) for i in contexts.task_ids.tolist()]
         )
         """`(N,)`, indices of the contexts' tasks among the world model's."""
-        self.codes = world_model.encode(self.contexts.frames, self.model_task_ids)
-        """`(N, K)` float32, the contexts' codes."""
+        self._encode = world_model.encode
+        self._codes = torch.zeros(
+            len(contexts), world_model.code_size, dtype=torch.float32, device=device
+        )
+        self._is_encoded = np.zeros(len(contexts), bool)
         self._task_ids = contexts.task_ids.cpu().numpy()
+
+    def codes(self, indices: np.ndarray) -> torch.Tensor:
+        """Returns the codes of these contexts, `(B, K)` float32.
+
+        A context is encoded when it is first asked for, by itself: a world model carries thousands,
+        and a code does not depend on what else is in a batch.
+        """
+        for index in np.unique(indices[~self._is_encoded[indices]]):
+            one = slice(index, index + 1)
+            self._codes[one] = self._encode(self.contexts.frames[one], self.model_task_ids[one])
+            self._is_encoded[index] = True
+        return self._codes[torch.from_numpy(indices)]
 
     def tasks(self, indices: np.ndarray) -> list[str]:
         """Returns the tasks of these contexts."""
