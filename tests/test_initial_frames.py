@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, InitialFrames, WorldModel
+from world4rl_gym.starts import Starts
 
 
 def drawn(env: ImaginedEnv, count: int, **options: object) -> list[int]:
@@ -95,3 +96,17 @@ def test_E16_bad_photographs(tiny_world_model: WorldModel) -> None:
             ImaginedEnv(tiny_world_model, initial_frames=bad, task="push")
     with pytest.raises(ValueError, match="initial_frames: frames: expected"):
         ImaginedEnv(tiny_world_model, initial_frames=np.zeros((8, 8, 3), np.uint8), task="push")
+
+
+def test_a_code_does_not_depend_on_what_else_is_asked_for(tiny_world_model: WorldModel) -> None:
+    def starts() -> Starts:
+        return Starts(tiny_world_model, "anywhere", None, torch.device("cpu"))
+
+    contexts = tiny_world_model.initial_frames
+    ids = contexts.task_ids.numpy()
+    together = starts().codes(np.arange(len(contexts)))
+    torch.testing.assert_close(together, tiny_world_model.encode(contexts.frames, ids))
+    alone = starts()
+    for index in (3, 0, 3):
+        assert torch.equal(alone.codes(np.array([index]))[0], together[index])
+    assert torch.equal(alone.codes(np.array([5, 3, 5])), together[[5, 3, 5]])
