@@ -3,15 +3,15 @@
     python -m training.ablate_memory --tasks handle-pull
 
 Needs the episodes of `training.train_task_memory`. Every variation learns anew, from the same
-episodes, for the same number of steps, without those of the last round; and is measured on these:
-what policies planned, and played, that were refined in a memory that had learned from all others.
-Variations that are done are not done again.
+episodes, for the same number of steps, without those of the last round; and is measured on these
+(what policies planned, and played, that were refined in a memory that had learned from all others)
+and on the test episodes of `training.make_test_set`, where there are some. Variations that are
+trained are not trained again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from training.data.episodes import Episode, EpisodeError, load_episodes
+from training.data.episodes import (
+    Episode,
+    EpisodeError,
+    episode_files,
+    load_episodes,
+    task_folder,
+)
 from training.data.sequences import Sequences, make_sequences
 from training.evaluation.formatting import markdown_table, number
 from training.runs import command
@@ -34,6 +40,8 @@ from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 from world4rl_gym.pixels import channels_first
 from world4rl_gym.world_model import WorldModel
 
+HELD_OUT = {"policies": "policies", "near_misses": "near-misses", "last_round": "last round"}
+"""What variations are measured on, and what the table calls it."""
 BINS = 11
 """Of each action component where actions are two-hot."""
 
@@ -207,14 +215,18 @@ def split(episodes: Sequence[Episode]) -> tuple[dict[str, list[Episode]], list[E
     return known, held_out
 
 
-def measure(args: Args, task: str, name: str, seed: int, data: Any) -> dict[str, Any]:
-    """Trains one variation and judges the last round; read where it is done."""
+def measure(
+    args: Args,
+    task: str,
+    name: str,
+    seed: int,
+    eyes: TaskEyes,
+    known: dict[str, list[Episode]],
+    held_out: dict[str, list[Episode]],
+) -> dict[str, Any]:
+    """Trains one variation, or loads what was trained, and judges what is held out, by kind."""
     out = args.runs / task / f"{name}-{seed}"
-    record = out / "figures.json"
-    if record.exists():
-        return dict(json.loads(record.read_bytes()))
-    variation, eyes = VARIATIONS[name], data["eyes"]
-    known: dict[str, list[Episode]] = data["known"]
+    variation = VARIATIONS[name]
     shares = {
         "played": 0.4,
         "replays": 0.6 if variation.replays else 0.0,
@@ -234,29 +246,29 @@ def measure(args: Args, task: str, name: str, seed: int, data: Any) -> dict[str,
         open_loop=variation.open_loop,
     )
     memory = train_memory(memory, groups, run, out, f"{task} {name}")
-    figures = judged(memory.eval(), as_given(data["last"], eyes, variation))
-    row = {"task": task, "variation": name, "seed": seed, "episodes": len(data["last"]), **figures}
-    save_record(record, row)
-    return row
+    figures = {
+        kind: judged(memory.eval(), as_given(episodes, eyes, variation))
+        for kind, episodes in held_out.items()
+    }
+    return {"task": task, "variation": name, "seed": seed, **figures}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Means over tasks and seeds as Markdown, a line a variation."""
 
-    def cells(own: Sequence[dict[str, Any]], name: str) -> str:
-        values = [number(row[name]) for row in own]
-        spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-        return f"{np.nanmean(values):.3f}{spread}"
+    def mean(own: Sequence[dict[str, Any]], kind: str, name: str) -> str:
+        values = [number(row[kind][name]) for row in own if kind in row]
+        return "-" if np.isnan(values).all() else f"{np.nanmean(values):.3f}"
 
+    kinds = [kind for kind in HELD_OUT if any(kind in row for row in rows)]
     lines = []
     for name, variation in VARIATIONS.items():
         own = [row for row in rows if row["variation"] == name]
         if own:
-            gap = np.mean([row["imagined"] - row["real"] for row in own])
-            figures = [cells(own, "auroc"), cells(own, "agreement"), f"{100 * gap:+.0f}"]
+            figures = [mean(own, kind, f) for kind in kinds for f in ("auroc", "agreement")]
             lines.append([variation.says, str(len(own)), *figures])
-    columns = ["memory", "trainings", "AUROC", "agreement", "imagined - real, points"]
-    return markdown_table(columns, lines)
+    figures = [f"{HELD_OUT[kind]}: {f}" for kind in kinds for f in ("AUROC", "agreement")]
+    return markdown_table(["memory", "trainings", *figures], lines)
 
 
 def run(args: Args) -> list[dict[str, Any]]:
@@ -274,10 +286,15 @@ def run(args: Args) -> list[dict[str, Any]]:
         keep_settings(args, args.runs, ("tasks", "variations", "seeds", "runs"))
         for task in args.tasks:
             known, last = split(load_episodes(args.episodes, "train", [task]))
-            data = {"eyes": world_model.task_eyes(task), "known": known, "last": last}
+            held_out = {"last_round": last}
+            if episode_files(task_folder(args.episodes, task) / "test"):
+                for one in load_episodes(args.episodes, "test", [task]):
+                    kind = "near_misses" if one.behaviour == "replay" else "policies"
+                    held_out.setdefault(kind, []).append(one)
+            eyes = world_model.task_eyes(task)
             for name in args.variations:
                 for seed in range(args.seeds):
-                    rows.append(measure(args, task, name, seed, data))
+                    rows.append(measure(args, task, name, seed, eyes, known, held_out))
     save_record(args.out, {"steps": args.steps, "rows": rows})
     text = table(rows)
     args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
