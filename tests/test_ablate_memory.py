@@ -17,6 +17,7 @@ from training.ablate_memory import (
     Args,
     as_given,
     new_memory,
+    recorded,
     run,
     split,
     two_hot,
@@ -70,10 +71,11 @@ def test_every_variation_is_measured_on_the_last_round_once(
 
 
 def test_each_variation_lacks_what_it_says(tiny_world_model: WorldModel) -> None:
-    made, eyes = episodes(), tiny_world_model.task_eyes("push")
+    eyes = tiny_world_model.task_eyes("push")
+    made = recorded(episodes(), eyes)
     sizes = {}
     for name in ("all", "no-command", "no-state", "two-hot"):
-        given = as_given(made, eyes, VARIATIONS[name])
+        given = as_given(made, VARIATIONS[name])
         config = new_memory(made, eyes, VARIATIONS[name], 8, seed=0).config
         sizes[name] = config.state_size, config.command_size, config.action_size
         assert sizes[name] == (
@@ -90,10 +92,11 @@ def test_each_variation_lacks_what_it_says(tiny_world_model: WorldModel) -> None
 
 
 def test_eyes_of_its_own_learn_with_the_memory(tiny_world_model: WorldModel) -> None:
-    made, eyes = episodes(), tiny_world_model.task_eyes("push")
+    eyes = tiny_world_model.task_eyes("push")
+    made = recorded(episodes(), eyes)
     variation = VARIATIONS["own-eyes"]
     memory = new_memory(made, eyes, variation, 8, seed=0)
-    given = as_given(made, eyes, variation)
+    given = as_given(made, variation)
     now = memory.begin(given.first_code, given.state[:, 0], given.command[:, 0])
     now.hidden.sum().backward()
     moved = [p for name, p in memory.named_parameters() if name.startswith("eyes.encoder")]

@@ -145,9 +145,28 @@ def two_hot(actions: Tensor) -> Tensor:
     return (1 - (place.unsqueeze(-1) - bins).abs()).clamp(min=0).flatten(-2)
 
 
-def as_given(episodes: Sequence[Episode], eyes: TaskEyes, variation: Variation) -> Sequences:
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """Episodes, encoded once for all variations.
+
+    Attributes:
+        sequences: The episodes as the memory is trained on them.
+        firsts: `(N, H, W, 3)` uint8, their first frames, for eyes of a variation's own.
+    """
+
+    sequences: Sequences
+    firsts: np.ndarray
+
+
+def recorded(episodes: Sequence[Episode], eyes: TaskEyes) -> Recorded:
+    """Encodes episodes."""
+    firsts = np.stack([episode.frames[0] for episode in episodes])
+    return Recorded(make_sequences(episodes, eyes), firsts)
+
+
+def as_given(known: Recorded, variation: Variation) -> Sequences:
     """Episodes as a variation is given them."""
-    sequences = make_sequences(episodes, eyes)
+    sequences = known.sequences
     changes: dict[str, Tensor] = {}
     if not variation.states:
         changes["state"] = sequences.state[:, :, :0]
@@ -156,17 +175,16 @@ def as_given(episodes: Sequence[Episode], eyes: TaskEyes, variation: Variation) 
     if variation.two_hot:
         changes["actions"] = two_hot(sequences.actions)
     if not variation.fixed_eyes:
-        firsts = np.stack([episode.frames[0] for episode in episodes])
-        changes["first_code"] = channels_first(torch.from_numpy(firsts)).flatten(1).float()
+        changes["first_code"] = channels_first(torch.from_numpy(known.firsts)).flatten(1).float()
     return dataclasses.replace(sequences, **changes)
 
 
 def new_memory(
-    known: Sequence[Episode], eyes: TaskEyes, variation: Variation, width: int, seed: int
+    known: Recorded, eyes: TaskEyes, variation: Variation, width: int, seed: int
 ) -> TaskMemory:
     """An untrained memory of two members for a variation."""
     plain = dataclasses.replace(variation, two_hot=False, fixed_eyes=True)
-    memory = make_memory(as_given(known, eyes, plain), members=2, width=width, seed=seed)
+    memory = make_memory(as_given(known, plain), members=2, width=width, seed=seed)
     if not variation.two_hot and variation.fixed_eyes:
         return memory
     config = memory.config
@@ -221,8 +239,8 @@ def measure(
     name: str,
     seed: int,
     eyes: TaskEyes,
-    known: dict[str, list[Episode]],
-    held_out: dict[str, list[Episode]],
+    known: dict[str, Recorded],
+    held_out: dict[str, Recorded],
 ) -> dict[str, Any]:
     """Trains one variation, or loads what was trained, and judges what is held out, by kind."""
     out = args.runs / task / f"{name}-{seed}"
@@ -234,9 +252,7 @@ def measure(
     }
     total = sum(shares.values())
     groups = [
-        (as_given(known[kind], eyes, variation), share / total)
-        for kind, share in shares.items()
-        if share
+        (as_given(known[kind], variation), share / total) for kind, share in shares.items() if share
     ]
     memory = new_memory(known["played"], eyes, variation, args.width, seed)
     run = MemoryRun(
@@ -247,8 +263,7 @@ def measure(
     )
     memory = train_memory(memory, groups, run, out, f"{task} {name}")
     figures = {
-        kind: judged(memory.eval(), as_given(episodes, eyes, variation))
-        for kind, episodes in held_out.items()
+        kind: judged(memory.eval(), as_given(own, variation)) for kind, own in held_out.items()
     }
     return {"task": task, "variation": name, "seed": seed, **figures}
 
@@ -285,16 +300,20 @@ def run(args: Args) -> list[dict[str, Any]]:
     with locked(args.runs):
         keep_settings(args, args.runs, ("tasks", "variations", "seeds", "runs"))
         for task in args.tasks:
+            eyes = world_model.task_eyes(task)
             known, last = split(load_episodes(args.episodes, "train", [task]))
             held_out = {"last_round": last}
             if episode_files(task_folder(args.episodes, task) / "test"):
                 for one in load_episodes(args.episodes, "test", [task]):
                     kind = "near_misses" if one.behaviour == "replay" else "policies"
                     held_out.setdefault(kind, []).append(one)
-            eyes = world_model.task_eyes(task)
+            learned, judged_on = (
+                {kind: recorded(own, eyes) for kind, own in part.items() if own}
+                for part in (known, held_out)
+            )
             for name in args.variations:
                 for seed in range(args.seeds):
-                    rows.append(measure(args, task, name, seed, eyes, known, held_out))
+                    rows.append(measure(args, task, name, seed, eyes, learned, judged_on))
     save_record(args.out, {"steps": args.steps, "rows": rows})
     text = table(rows)
     args.out.with_suffix(".md").write_text(text + "\n", "utf-8")

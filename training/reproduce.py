@@ -14,6 +14,7 @@ command goes on where it was stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ import torch
 import tyro
 from scipy import stats
 
-from training.data.episodes import load_episodes
+from training.data.episodes import load_experts
 from training.distil_policy import distil
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
@@ -134,28 +135,29 @@ def demonstrations_of(args: Args, cell: Cell) -> list[Any]:
     Raises:
         SettingsError: There are too few.
     """
-    experts = load_episodes(args.episodes_folder, "train", [cell.task], ["expert"])
-    if len(experts) < cell.demonstrations:
-        raise SettingsError(
-            f"demonstrations: {args.episodes_folder} holds {len(experts)} expert episodes of "
-            f"{cell.task}, expected at least {cell.demonstrations}"
-        )
+    experts = load_experts(args.episodes_folder, cell.task, cell.demonstrations)
     first = cell.draw * cell.demonstrations % (len(experts) - cell.demonstrations + 1)
     return experts[first : first + cell.demonstrations]
+
+
+@functools.cache
+def _world_model(source: str | None) -> WorldModel:
+    """Loaded once a process, not once a cell."""
+    return WorldModel.from_pretrained(source)
 
 
 def measure(args: Args, cell: Cell) -> dict[str, Any]:
     """Clones, refines and evaluates what the cell still lacks; returns its row."""
     torch.set_num_threads(1)
     out = args.cells / cell.name
+    world_model = _world_model(args.world_model)
     asked = {
         "clone_steps": args.clone_steps,
         "steps": args.steps,
         "real_steps": args.real_steps,
         "episodes": args.episodes,
+        "world_model": checksum(world_model, cell.task),
     }
-    world_model = WorldModel.from_pretrained(args.world_model)
-    asked["world_model"] = checksum(world_model, cell.task)
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
     if path.exists():

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import load_episodes
+from training.data.episodes import load_experts
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, real_outcomes
 from training.evaluation.metrics import rate
@@ -38,7 +38,7 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, keep_settings, require_at_least
+from training.runs.settings import keep_settings, require_at_least
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -89,12 +89,7 @@ def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:
     path = args.runs / f"{task}.json"
     if path.exists():
         return dict(json.loads(path.read_bytes()))
-    experts = load_episodes(args.episodes_folder, "train", [task], ["expert"])
-    if len(experts) < args.demonstrations:
-        raise SettingsError(
-            f"demonstrations: {args.episodes_folder} holds {len(experts)} expert episodes of "
-            f"{task}, expected at least {args.demonstrations}"
-        )
+    experts = load_experts(args.episodes_folder, task, args.demonstrations)
     cloned = clone_episodes(
         experts[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
     )

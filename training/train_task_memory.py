@@ -113,8 +113,8 @@ class Args:
     def __post_init__(self) -> None:
         check_task(self.task)
         require_at_least(self, 0, "rollouts", "replays", "plans", "plan_replays")
-        require_at_least(self, 1, "validation_plans")
-        require_at_least(self, 1, "steps", "round_steps", "round_clones", "members", "width")
+        require_at_least(self, 1, "validation_plans", "steps", "round_steps", "round_clones")
+        require_at_least(self, 1, "members", "width")
         if min(self.ppo_steps, default=1) < 1:
             raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
 

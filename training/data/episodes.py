@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from training.runs.settings import SettingsError
 from world4rl_gym.arguments import composed
 
 BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
@@ -337,6 +338,22 @@ def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:
         except Exception:  # a broken file is named where it is loaded
             continue
     return outcomes
+
+
+def load_experts(folder: Path, task: str, least: int) -> list[Episode]:
+    """Loads the expert training episodes of a task, at least so many.
+
+    Raises:
+        EpisodeError: There are none, or one is broken.
+        SettingsError: There are too few.
+    """
+    experts = load_episodes(folder, "train", [task], ["expert"])
+    if len(experts) < least:
+        raise SettingsError(
+            f"demonstrations: {folder} holds {len(experts)} expert episodes of {task}, expected "
+            f"at least {least}"
+        )
+    return experts
 
 
 def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:

@@ -96,22 +96,32 @@ def _try_backends() -> tuple[str | None, str]:
     chosen = os.environ.get("MUJOCO_GL")
     reasons = []
     for backend in [chosen] if chosen else ["egl", "osmesa"]:
-        variables = {"MUJOCO_GL": backend}
-        if backend in ("egl", "osmesa"):
-            variables["PYOPENGL_PLATFORM"] = backend
-        tried = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if tried.returncode == 0:
-            os.environ.update(variables)
+        failure = _failure(backend)
+        if failure is None:
+            os.environ.update(_variables(backend))
             return backend, ""
-        said = tried.stdout.split("\n")[0] or f"its process ended with {tried.returncode}"
-        reasons.append(f"MUJOCO_GL={backend}: {said}")
+        reasons.append(f"MUJOCO_GL={backend}: {failure}")
     return None, "; ".join(reasons)
+
+
+def _variables(backend: str) -> dict[str, str]:
+    platform = {"PYOPENGL_PLATFORM": backend} if backend in ("egl", "osmesa") else {}
+    return {"MUJOCO_GL": backend, **platform}
+
+
+@functools.cache
+def _failure(backend: str) -> str | None:
+    """Why a backend does not render, or None where it does; tried once a process."""
+    tried = subprocess.run(
+        [sys.executable, "-c", _PROBE],
+        env={**os.environ, **_variables(backend)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if tried.returncode == 0:
+        return None
+    return tried.stdout.split("\n")[0] or f"its process ended with {tried.returncode}"
 
 
 def require_real_env() -> None:
