@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import io
 import json
+import resource
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -20,7 +22,6 @@ from world4rl_gym import WorldModel
 from world4rl_gym.policy import Policy, make_policy, policy_config
 
 aiohttp = pytest.importorskip("aiohttp")
-from aiohttp import web  # noqa: E402
 
 from world4rl_gym.play import server  # noqa: E402
 
@@ -65,15 +66,11 @@ class Visitor:
 @contextlib.asynccontextmanager
 async def serving(world_model: WorldModel, policy: Policy | None = None) -> AsyncIterator[Visitor]:
     player = server.Player(world_model, policy, name="tiny", task="push", token=TOKEN)
-    runner = web.AppRunner(player.make_app(), access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Visitor(session, origin)
-    finally:
-        await runner.cleanup()
+    async with (
+        server.listening(player, "127.0.0.1", 0) as (host, port),
+        aiohttp.ClientSession() as session,
+    ):
+        yield Visitor(session, f"http://{host}:{port}")
 
 
 def visit(
@@ -300,5 +297,48 @@ def test_a_killed_tab_is_survived_and_makes_room(tiny_world_model: WorldModel) -
             await asyncio.sleep(0.1)
         answer, _ = await (await visitor.greeted()).ask(do="begin", task="push")
         assert answer["event"] == "moment"
+
+    visit(tiny_world_model, visitor)
+
+
+async def connected(visitor: Visitor) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A bare TCP connection."""
+    host, port = visitor.origin.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def hung_up(reader: asyncio.StreamReader) -> bool:
+    """Whether the server ends a connection within its patience."""
+    try:
+        return await asyncio.wait_for(reader.read(1), server.PATIENCE + 10) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_thousand_connections_are_survived_and_memory_is_flat(
+    tiny_world_model: WorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 2.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    process = psutil.Process()
+
+    async def flood(visitor: Visitor) -> None:
+        held = [await connected(visitor) for _ in range(1000)]
+        await asyncio.sleep(0.5)
+        assert process.num_fds() < 500 + 2 * server.MOST_CONNECTIONS  # both ends of what is kept
+        assert all(await asyncio.gather(*(hung_up(reader) for reader, _ in held)))
+        for _, writer in held:
+            writer.close()
+
+    async def visitor(visitor: Visitor) -> None:
+        tab = await visitor.greeted()
+        await flood(visitor)
+        before, handles = process.memory_info().rss, process.num_fds()
+        await flood(visitor)
+        assert process.memory_info().rss - before < 10 * 2**20
+        assert process.num_fds() <= handles + 5
+        assert (await tab.ask(do="begin", task="push"))[0]["event"] == "moment"  # a tab plays on
+        assert (await (await visitor.greeted()).ask(do="begin", task="push"))[0]["step"] == 0
 
     visit(tiny_world_model, visitor)

@@ -8,13 +8,15 @@ for each step, so a tab that is gone costs nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import hmac
 import io
 import ipaddress
 import json
 import secrets
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ LARGEST_MESSAGE = 4096
 """Bytes of the largest message taken from a browser."""
 MOST_SOCKETS = 8
 """Tabs that may play at the same time."""
+MOST_CONNECTIONS = 128
+"""Connections kept at the same time: a page opens several; what comes beyond is hung up on."""
+PATIENCE = 10.0
+"""Seconds in which a new connection must ask for something."""
 _STATIC = Path(__file__).parent / "static"
 _PAGES = {
     "": ("index.html", "text/html"),
@@ -85,6 +91,7 @@ class Player:
         self.token = token
         self.loopback = loopback
         self._sockets: set[web.WebSocketResponse] = set()
+        self._silent: set[asyncio.BaseProtocol | None] = set()  # connections that asked nothing yet
         self._worker = ThreadPoolExecutor(1, "imagination")  # tabs take turns, step by step
         self._pages = {
             path: (kind, (_STATIC / file).read_bytes()) for path, (file, kind) in _PAGES.items()
@@ -100,6 +107,20 @@ class Player:
         app.on_shutdown.append(self._hang_up)
         return app
 
+    def connect(self, server: web.Server) -> asyncio.BaseProtocol:
+        """Makes the protocol of a new connection: aiohttp's, or one that hangs up at once."""
+        if len(server.connections) >= MOST_CONNECTIONS:
+            return _Refused()
+        protocol = server()
+        self._silent.add(protocol)
+        asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience, protocol)
+        return protocol
+
+    def _lose_patience(self, protocol: web.RequestHandler) -> None:
+        if protocol in self._silent:
+            self._silent.discard(protocol)
+            protocol.force_close()
+
     @web.middleware
     async def _guard(
         self,
@@ -107,6 +128,7 @@ class Player:
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         """Lets in only who knows the token, and calls this machine by one of its names."""
+        self._silent.discard(request.protocol)
         given = request.path.split("/")[1]
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             return _refusal("Open the whole address that world4rl play printed.")
@@ -203,6 +225,14 @@ class Player:
         self._worker.shutdown(wait=False, cancel_futures=True)
 
 
+class _Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
 async def _saved(session: Session, kind: Any) -> bytes:
     recording = session.recording
     if not isinstance(kind, str) or kind not in _KINDS:
@@ -286,18 +316,34 @@ def serve(
 
 
 async def _serve(player: Player, host: str, port: int) -> None:
-    runner = web.AppRunner(player.make_app(), access_log=None, shutdown_timeout=2)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise ServerError(f"cannot listen at {host}, port {port} ({error})") from None
-        address = runner.addresses[0]
+    async with listening(player, host, port) as address:
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"Open http://{shown}:{address[1]}/{player.token}/ (Ctrl+C ends)", flush=True)
         if not player.loopback:
             print("Others on the network may reach it, if they know the address.", flush=True)
         await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def listening(player: Player, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+    """Listens while within; yields the address and port.
+
+    Raises:
+        ServerError: It cannot listen there.
+    """
+    runner = web.AppRunner(player.make_app(), access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    assert runner.server is not None
+    try:
+        try:
+            listener = await asyncio.get_running_loop().create_server(
+                functools.partial(player.connect, runner.server), host, port
+            )
+        except OSError as error:
+            raise ServerError(f"cannot listen at {host}, port {port} ({error})") from None
+        try:
+            yield listener.sockets[0].getsockname()[:2]
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()
