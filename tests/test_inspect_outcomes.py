@@ -6,13 +6,14 @@ import base64
 import dataclasses
 import io
 import json
-import os
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import LOOKS, check_accessible, chromium, look, needs_chromium, tab
 from conftest import COMMANDS, STATES
 from episode_factory import HORIZON, SIZE, make_episode
 from gl import needs_gl
@@ -20,8 +21,7 @@ from PIL import Image
 
 from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
 from training.inspect_outcomes import Args, drawn_again, run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from training.runs.settings import SettingsError
 
 
 def make_stateful(seed: int, **changes: Any) -> Episode:
@@ -90,17 +90,21 @@ def test_real_episodes_are_drawn_again_where_they_come_about_again() -> None:
     assert second is other
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def patch(page: Any, name: str) -> np.ndarray:
+    """What a canvas of the page shows, `(H, W, 3)`."""
+    data = page.evaluate(
+        "(name) => { const c = document.getElementById(name);"
+        " return [c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]; }",
+        name,
+    )
+    return np.array(data[1]).reshape(data[0], data[0], 4)[..., :3]
+
+
+@needs_chromium
 def test_the_page_sorts_and_scrubs(written: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        page = browser.new_page()
-        page.set_default_timeout(30_000)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: wrong.append(r.url) if r.url.startswith("http") else None)
+    fetched: list[str] = []
+    with chromium() as browser, tab(browser) as page:
+        page.on("request", lambda r: fetched.append(r.url) if r.url.startswith("http") else None)
         page.goto(written.as_uri())
         page.wait_for_selector("#curve[points]")
         page.click("th button:has-text('doubt')")
@@ -112,7 +116,50 @@ def test_the_page_sorts_and_scrubs(written: Path) -> None:
         page.focus("#scrub")
         page.keyboard.press("End")
         page.wait_for_selector(f"#at:text-is('frame {HORIZON} of {HORIZON}')")
+        difference, side = patch(page, "difference"), 16
+        sums = np.lib.stride_tricks.sliding_window_view(difference.sum(axis=2), (side, side))
+        y, x = np.unravel_index(sums.sum(axis=(2, 3)).argmax(), sums.shape[:2])
+        for name in ("real", "imagined", "difference"):
+            np.testing.assert_array_equal(
+                patch(page, f"{name}-patch"), patch(page, name)[y : y + side, x : x + side]
+            )
+        assert page.inner_text("#where").startswith(
+            f"Closer: 16 x 16 pixels from column {x}, row {y}"
+        )
         page.click("tr:has-text('</script>') button")
-        page.wait_for_selector("#told:has-text('was not drawn')")
-        browser.close()
-    assert not wrong
+        page.wait_for_selector("#outcome:has-text('was not drawn')")
+    assert not fetched
+
+
+@needs_chromium
+def test_the_page_is_accessible_and_fits(written: Path) -> None:
+    with chromium() as browser:
+        for scheme, width in LOOKS:
+            with look(browser, scheme, width) as page:
+                page.goto(written.as_uri())
+                page.wait_for_selector("#curve[points]")
+                check_accessible(page, width)
+
+
+def test_without_rerun_its_recording_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(SettingsError, match=r"rerun: .*pip install"):
+        Args(rerun=Path("a.rrd"))
+
+
+def test_a_recording_for_rerun_holds_every_frame(
+    written: Path, tiny_folder: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("rerun", reason="needs rerun-sdk")
+    own, path = written.parents[1] / "episodes", tmp_path / "new" / "a.rrd"
+    run(Args(own, world_model=tiny_folder, out=tmp_path / "a.html", most=2, rerun=path))
+    printed = subprocess.run(
+        [Path(sys.executable).with_name("rerun"), "rrd", "print", "-vvv", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    first = held(tmp_path / "a.html")["episodes"][0]
+    for part in ("real", "imagined", "success-probability", "uncertainty", "real-success"):
+        assert f"0-push-{first['policy']}-{first['seed']}" in printed
+        assert f"judged-{'wrongly' if first['wrong'] else 'rightly'}/{part}" in printed

@@ -311,8 +311,10 @@ def test_fault_14_a_policy_is_measured_in_an_env_of_ones_own(walked: Path, tmp_p
         episodes=4,
         real_env=REAL,
     )
-    output = evaluate_policy.run(args)
+    output = evaluate_policy.run(dataclasses.replace(args, record=tmp_path / "played"))
     assert {name: len(own) for name, own in output.items()} == {"imagined": 4, "real": 4}
+    played = load_episodes(tmp_path / "played", "test", ["push"], ["policy"])
+    assert [episode.solved for episode in played] == output["real"]
     both = dataclasses.replace(args, test_episodes=walked / "data" / "mine")
     assert sorted(evaluate_policy.run(both)) == [
         "imagined",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,20 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import LOOKS, PATIENCE, check_accessible, chromium, look, needs_chromium, tab
 from fresh_process import ROOT
 
 from training.data.episodes import load_episode
 from world4rl_gym import WorldModel
 from world4rl_gym.policy import make_policy, policy_config
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytest.importorskip("aiohttp")
 iio = pytest.importorskip("imageio.v3")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-PATIENCE = 30_000  # ms
+pytestmark = needs_chromium
 
 
 def start_play(*arguments: str) -> tuple[subprocess.Popen[str], str]:
@@ -65,25 +60,15 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A tab of its own; whatever goes wrong in its scripts fails the test."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-    yield page
-    context.close()
-    assert not wrong
+    """A tab of its own."""
+    with tab(browser) as page:
+        yield page
 
 
 def visit(page: Any, address: str) -> None:
@@ -169,7 +154,7 @@ def test_pictures_follow_the_keys(page: Any, address: str) -> None:
         hold(page, key, 6)
         pictures.append(shown(page))
     assert np.abs(np.subtract(*pictures)).mean() > 2
-    assert page.locator("input[name=start]:checked").get_attribute("aria-label") == "start 4 of 100"
+    assert page.locator("input[name=start]:checked").get_attribute("aria-label") == "start 4 of 300"
 
 
 def test_pause_single_step_and_gripper(page: Any, address: str) -> None:
@@ -252,20 +237,11 @@ def test_a_policy_drives_until_a_key_overrules_it(
     page.wait_for_selector("#banner:has-text('world4rl play has ended')")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
 def test_the_page_is_accessible_and_fits(
     browser: Any, address: str, scheme: str, width: int
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core")
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True
-    )
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    visit(page, address)
-    hold(page, "ArrowUp", 3)
-    assert page.evaluate("() => document.documentElement.scrollWidth") == width
-    found = axe.Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-    context.close()
+    with look(browser, scheme, width) as page:
+        visit(page, address)
+        hold(page, "ArrowUp", 3)
+        check_accessible(page, width)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import LOOKS, check_accessible, chromium, look, needs_chromium
 
 from training.runs.settings import SettingsError
 from training.trust_report import Args, run, verdict
@@ -82,3 +83,16 @@ def test_policies_without_a_correlation_are_said_to_have_none(tmp_path: Path) ->
     path.write_text(json.dumps(report))
     run(Args(path, out=out))
     assert "have no correlation" in out.read_text("utf-8")
+
+
+@needs_chromium
+def test_the_page_is_accessible_and_fits(tmp_path: Path) -> None:
+    outcomes = {"task": "hammer", "imagined": [True, False], "real": [True, False]}
+    (tmp_path / "mine.json").write_text(json.dumps(outcomes))
+    page_file = tmp_path / "trust.html"
+    run(Args(REPORT, (tmp_path / "mine.json",), out=page_file))
+    with chromium() as browser:
+        for scheme, width in LOOKS:
+            with look(browser, scheme, width) as page:
+                page.goto(page_file.as_uri())
+                check_accessible(page, width)

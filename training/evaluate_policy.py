@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import load_episodes
+from training.data.episodes import load_episodes, task_folder
 from training.envs.real_env import TASKS, split_seeds
-from training.envs.rollouts import find_env, imagined_outcomes, real_outcomes, real_starts
+from training.envs.rollouts import find_env, imagined_outcomes, real_episodes, real_starts
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
 from training.evaluation.outcomes import contexts_of, imagine
@@ -53,6 +53,8 @@ class Args:
         split: The split of the starts.
         offset: Where in the split's seeds to begin.
         out: JSON file of the outcomes; None writes none.
+        record: Folder of episodes in which the real ones are kept, for `training.inspect_outcomes`;
+            None keeps none.
     """
 
     task: str
@@ -64,6 +66,7 @@ class Args:
     test_episodes: Path | None = None
     real_env: str | None = None
     out: Path | None = None
+    record: Path | None = None
 
     def __post_init__(self) -> None:
         if self.test_episodes is None and self.real_env is None and self.task not in TASKS:
@@ -108,7 +111,12 @@ def run(args: Args) -> dict[str, list[bool]]:
             starts = real_starts(env, seeds)
         outcomes["imagined"] = imagined_outcomes(policy, world_model, starts)
         if env is not None:
-            outcomes["real"] = real_outcomes(env, policy, world_model, seeds)
+            played = real_episodes(env, policy, world_model, seeds, policy.name)
+            outcomes["real"] = np.array([episode.solved for episode in played])
+            if args.record is not None:
+                for episode in played:
+                    folder = task_folder(args.record, args.task) / args.split
+                    episode.save(folder / f"policy-{episode.seed:07d}.npz")
     finally:
         if env is not None:
             env.close()

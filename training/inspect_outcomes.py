@@ -1,6 +1,8 @@
 """One HTML file to look at episodes, real beside imagined, those judged wrongly first.
 
 python -m training.inspect_outcomes --episodes data/episodes --split test --out runs/outcomes.html
+
+What `training.evaluate_policy --record FOLDER` and `training.make_test_set` play can be looked at.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from training.data.episodes import Episode, load_episodes
 from training.envs.real_env import require_real_env
 from training.envs.rollouts import make_real_env, replay
 from training.evaluation.outcomes import Imagined, imagine
+from training.evaluation.rerun_recording import record, require_rerun
 from training.runs import command
 from training.runs.settings import require_at_least
 from world4rl_gym.world_model import WorldModel
@@ -45,6 +48,8 @@ class Args:
         twin: Whether to draw real frames that were not recorded, by doing the actions again in
             Meta-World.
         out: The HTML file.
+        rerun: A recording of the same episodes for Rerun's viewer, which the extra `rerun` brings;
+            None writes none.
     """
 
     episodes: Path = Path("data/episodes")
@@ -54,9 +59,12 @@ class Args:
     most: int = 100
     twin: bool = False
     out: Path = Path("runs/outcomes.html")
+    rerun: Path | None = None
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "most")
+        if self.rerun is not None:
+            require_rerun()
 
 
 def order(imagined: Sequence[Imagined], threshold: float) -> np.ndarray:
@@ -140,6 +148,7 @@ def run(args: Args) -> None:
         EpisodeError: There are no such episodes, or one is broken.
         WorldModelError: The world model cannot be loaded.
         RealEnvUnavailableError: With the twin, Meta-World or GL is missing.
+        SettingsError: A recording for Rerun is asked for, and Rerun is not installed.
     """
     torch.set_num_threads(1)
     world_model = WorldModel.from_pretrained(args.world_model)
@@ -153,6 +162,8 @@ def run(args: Args) -> None:
     entries = [entry(one, threshold) for one in drawn]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, page(entries, len(episodes), threshold).encode())
+    if args.rerun is not None:
+        record(drawn, threshold, args.rerun)
     wrong = sum(one["wrong"] for one in entries)
     print(f"{args.out}: {len(entries)} of {len(episodes)} episodes, {wrong} judged wrongly")
 

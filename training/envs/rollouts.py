@@ -287,8 +287,19 @@ def real_outcomes(
     name: str = "real",
 ) -> np.ndarray:
     """Whether a policy succeeds from each start in the real env, `(N,)` bool."""
+    return outcomes(real_episodes(env, actor, world_model, seeds, name))
+
+
+def real_episodes(
+    env: AnyEnv,
+    actor: Actor,
+    world_model: WorldModel,
+    seeds: Sequence[int],
+    name: str = "real",
+) -> list[Episode]:
+    """Plays a policy from each start in the real env; records call it `name`."""
     bar = tqdm(seeds, unit="episode", desc=name, mininterval=1.0)
-    return np.array([play(env, seed, name, actor, world_model).solved for seed in bar])
+    return [play(env, seed, name, actor, world_model) for seed in bar]
 
 
 def imagined_outcomes(actor: Actor, world_model: WorldModel, starts: InitialFrames) -> np.ndarray:
