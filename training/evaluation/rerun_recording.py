@@ -1,0 +1,52 @@
+"""Episodes, real beside imagined, as a recording for Rerun's viewer (rerun.io)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.evaluation.outcomes import Imagined
+from training.runs.settings import SettingsError
+
+
+def require_rerun() -> None:
+    """Raises SettingsError where Rerun is not installed."""
+    if importlib.util.find_spec("rerun") is None:
+        raise SettingsError("rerun: rerun-sdk is not installed; pip install 'world4rl-gym[rerun]'")
+
+
+def record(episodes: Sequence[Imagined], threshold: float, path: Path) -> None:
+    """Writes the episodes, one after another along the timeline `decision`.
+
+    Each has frames, `imagined` and, where they were recorded, `real`; along with them the imagined
+    success probability, the uncertainty, and real success, 0 or 1.
+
+    Args:
+        episodes: Drawn ones.
+        threshold: Probability that counts as success.
+        path: The file, `.rrd`.
+    """
+    import rerun
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rerun.RecordingStream("world4rl-gym") as stream:
+        stream.save(path)
+        for number, one in enumerate(episodes):
+            episode, frames = one.episode, one.frames
+            assert frames is not None
+            judged = "rightly" if (one.score >= threshold) == episode.solved else "wrongly"
+            name = f"{number}-{episode.task}-{episode.policy or episode.behaviour}-{episode.seed}"
+            place = [name, f"judged-{judged}"]  # parts of a path: any characters may be in them
+            for t, frame in enumerate(frames):
+                stream.set_time("decision", sequence=t)
+                stream.log([*place, "imagined"], rerun.Image(frame))
+                if t < len(episode.frames):
+                    stream.log([*place, "real"], rerun.Image(episode.frames[t]))
+                if t:
+                    for title, value in (
+                        ("success-probability", one.probability[t - 1]),
+                        ("uncertainty", one.uncertainty[t - 1]),
+                        ("real-success", episode.success[t - 1]),
+                    ):
+                        stream.log([*place, title], rerun.Scalars(float(value)))
