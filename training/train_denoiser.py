@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from training.data.episodes import EpisodeError, check_trainable, load_episodes
 from training.data.sequences import codes_of
-from training.runs import command
+from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
 from training.runs.settings import keep_settings, require_above, require_at_least
@@ -181,12 +181,14 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         rows = torch.randint(
             len(data.pixels), (args.batch_size,), generator=draws, device=args.device
         )
+        own = processes.share(args.batch_size)
+        noise, blur = normal(*data.pixels.shape[1:])[own], normal(data.code.shape[1])[own]
+        sigma = (normal()[own] * args.log_sigma_deviation + args.log_sigma_mean).exp()
+        rows = rows[own]
         pixels, first = data.pixels[rows], data.first[rows]
         anchors, code, first_code = data.pixels[first], data.code[rows], data.code[first]
-        noise, blur = normal(*pixels.shape[1:]), normal(code.shape[1])
         anchor = to_float(anchors)
         residual = (to_float(pixels) - anchor) / scale
-        sigma = (normal() * args.log_sigma_deviation + args.log_sigma_mean).exp()
         sigma = sigma.clamp(config.sigma_min / 2, config.sigma_max)
         column = sigma.view(-1, 1, 1, 1)
         noisy = residual + column * noise
@@ -230,9 +232,11 @@ def run(args: Args) -> Path:
         SettingsError, RunError: The folder belongs to another run.
     """
     data = load_drawn_frames(args.episodes, args.tasks, args.eyes)
-    with locked(args.out):
+    with locked(args.out, several=True):
         keep_settings(args, args.out, ("device", "episodes", "eyes", "checkpoint_every"))
-        save_component(train_denoiser(args, data), args.out / "denoiser")
+        denoiser = train_denoiser(args, data)
+        if processes.is_first():
+            save_component(denoiser, args.out / "denoiser")
     return args.out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training.data.episodes import BEHAVIOURS, check_trainable, load_episodes
 from training.data.start_frames import load_start_frames, start_frames_path
-from training.runs import command
+from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
 from training.runs.settings import (
@@ -168,14 +168,17 @@ def train(args: Args) -> Path:
     def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
         first = starts.batch(args.batch_size - from_later, generator)
         other = later.batch(from_later, generator)
-        pixels, state = (torch.cat(pair).to(args.device) for pair in zip(first, other, strict=True))
+        own = processes.share(args.batch_size)
+        pixels, state = (
+            torch.cat(pair)[own].to(args.device) for pair in zip(first, other, strict=True)
+        )
         wrong = model(pixels, state) + mean - to_float(pixels)
         if args.whiten:
             wrong = torch.einsum("cd,bdyx->bcyx", colours, wrong)
         square = wrong.square()
         return SQUARE * square.mean() + FOURTH * square.square().mean()
 
-    with locked(out):
+    with locked(out, several=True):
         keep_settings(args, out, ("device", "episodes"))
         fit(
             autoencoder,
@@ -189,7 +192,8 @@ def train(args: Args) -> Path:
             name=f"{args.task} eyes",
         )
         round_weights(whole.to("cpu"))  # what everything after is trained with is what ships
-        save_component(whole, out / "eyes")
+        if processes.is_first():
+            save_component(whole, out / "eyes")
     return out
 
 

@@ -17,7 +17,7 @@ import tyro
 
 from training.data.episodes import check_trainable, load_episodes
 from training.data.sequences import make_sequences
-from training.runs import command
+from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.settings import for_task, keep_settings, require_above, require_at_least
 from training.world_model.assembly import load_task_eyes, save_task_memory
@@ -73,11 +73,12 @@ def run(args: Args) -> Path:
     check_trainable(args.episodes, args.task, episodes)
     sequences = make_sequences(episodes, load_task_eyes(args.eyes, args.task))
     how = MemoryRun(args.steps, args.learning_rate, args.batch_size, args.seed)
-    with locked(out):
+    with locked(out, several=True):
         keep_settings(args, out, ("episodes", "eyes"))
         memory = make_memory(sequences, args.members, args.width, args.seed)
         train_memory(memory, [(sequences, 1.0)], how, out, f"{args.task} memory")
-        save_task_memory(memory, out / "memory")
+        if processes.is_first():
+            save_task_memory(memory, out / "memory")
     print(f"done: {out / 'memory'}")
     return out
 

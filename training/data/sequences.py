@@ -43,7 +43,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.first_code)
 
-    def rows(self, index: Tensor) -> Sequences:
+    def rows(self, index: Tensor | slice) -> Sequences:
         """Returns the episodes of these indices."""
         return Sequences(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
 

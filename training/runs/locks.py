@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training.runs import processes
+
 try:
     fcntl: Any = importlib.import_module("fcntl")
 except ImportError:
@@ -42,15 +44,20 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, several: bool = False) -> Iterator[None]:
     """Has a folder for one training run; a second is refused.
 
     Args:
         folder: The folder; made where it is missing.
+        several: Whether several processes may train together (`training.runs.processes`); the
+            first of them has the folder for all.
 
     Raises:
         InUseError: Another process has it.
     """
+    if several and not processes.is_first():
+        yield
+        return
     with _opened(folder) as handle:
         try:
             _lock(handle, wait=False)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.runs import processes
 from training.runs.averaging import update_ema
 from training.runs.checkpoints import Checkpoints, LossGuard, StopRequest
 
@@ -49,11 +50,12 @@ def fit(
     """Trains a model to the end, or to the first SIGTERM or Ctrl-C; goes on where it was stopped.
 
     A step is a function of the weights, `seed` and its number: a run that was killed and resumed
-    ends with the same weights, bit for bit.
+    ends with the same weights, bit for bit. Several processes (`training.runs.processes`) end with
+    those of one, but for the last bits; the first alone writes files.
 
     Args:
         model: Trained in place, on the device that it is on.
-        loss: Gives the loss of a step.
+        loss: Gives the loss of a step; of several processes, that of this one's share of the rows.
         out: Folder of `checkpoints/` and `losses.csv`.
         steps: Optimiser steps.
         peak_learning_rate: AdamW's, after the warm-up.
@@ -77,9 +79,12 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_learning_rate, weight_decay=weight_decay
     )
+    device = next(model.parameters()).device.type
     checkpoints = Checkpoints(out / "checkpoints", fingerprint)
     step = 0
+    processes.wait(device)
     state = checkpoints.load_newest()
+    processes.wait(device)  # nobody writes while another still reads
     if state:
         step = state["step"]
         model.load_state_dict(state["model"])
@@ -87,9 +92,12 @@ def fit(
         if average is not None:
             average.load_state_dict(state["ema"])
         print(f"resuming at step {step} of {steps}")
-    log = _Log(out / "losses.csv", step)
+    first = processes.is_first()
+    log = _Log(out / "losses.csv", step) if first else None
     guard = LossGuard(seed)
-    bar = tqdm(total=steps, initial=step, unit="step", desc=name, mininterval=2.0)
+    bar = tqdm(
+        total=steps, initial=step, unit="step", desc=name, mininterval=2.0, disable=not first
+    )
     model.train()
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with StopRequest() as stop, torch.random.fork_rng(devices=devices):
@@ -101,19 +109,22 @@ def fit(
             value = loss(model, step, generator)
             optimizer.zero_grad()
             value.backward()
+            processes.average_gradients(model)
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            number = float(value.detach()) if bool(norm.isfinite()) else math.nan
+            number = processes.mean(float(value.detach())) if bool(norm.isfinite()) else math.nan
             if guard.accepts(step, number):
                 optimizer.step()
                 if average is not None:
                     update_ema(average, model, ema or 0.0, step)
             step += 1
-            log.write(step, number)
+            stopped = processes.total(stop.signal or 0)
+            if log is not None:
+                log.write(step, number)
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{number:.4f}")
-            due = step % checkpoint_every == 0 or step == steps or stop.signal
-            if due and not guard.bad:
+            due = step % checkpoint_every == 0 or step == steps or stopped
+            if due and first and not guard.bad:
                 checkpoints.save(
                     step,
                     {
@@ -122,10 +133,11 @@ def fit(
                         **({} if average is None else {"ema": average.state_dict()}),
                     },
                 )
-            if stop.signal and not guard.bad:
+            if stopped and not guard.bad:
                 print(f"stopped at step {step}; the same command goes on from there")
-                raise SystemExit(128 + stop.signal)
+                raise SystemExit(128 + (stop.signal or stopped))
     bar.close()
+    processes.wait(device)
     return (model if average is None else average).eval()
 
 

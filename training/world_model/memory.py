@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from training.data.episodes import EpisodeError
 from training.data.sequences import Sequences, join
 from training.evaluation.metrics import auroc
+from training.runs import processes
 from training.runs.loop import fit
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 
@@ -204,7 +205,7 @@ def train_memory(
 
     def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
         assert isinstance(model, TaskMemory)
-        batch = draw_batch(groups, run.batch_size, generator)
+        batch = draw_batch(groups, run.batch_size, generator).rows(processes.share(run.batch_size))
         # Every other step sees the first half alone: twice as fast, and it is where things part.
         return memory_loss(model, batch, horizon if step % 2 else (horizon + 1) // 2, run)
 
