@@ -33,7 +33,7 @@ class Robot(gym.Env[dict[str, np.ndarray], np.ndarray]):
         return {"pixels": frame, "agent_pos": self.agent_pos[self.steps]}
 
     def reset(self, **arguments: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        self.steps = 0
+        self.steps, self.asked = 0, arguments
         return self.observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, Any]:
@@ -51,12 +51,14 @@ def test_imagined_and_real_features_are_equal(tiny_world_model: WorldModel) -> N
         imagination.step(rng.uniform(-1, 1, (1, ACTIONS)).astype(np.float32))
         imagined.append(imagination.features[0].numpy())
         agent_pos.append(imagination.agent_pos[0].numpy())
-    env = MemoryFeatures(Robot(frame, np.stack(agent_pos)), tiny_world_model, "pull")
+    env = MemoryFeatures(Robot(frame, np.stack(agent_pos).astype(np.float64)), tiny_world_model, "pull")
     for _ in range(2):  # the second episode holds nothing of the first
         seen = [env.reset()[0]]
         seen += [env.step(np.zeros(ACTIONS, np.float32))[0] for _ in range(6)]
         np.testing.assert_allclose(np.stack(seen), np.stack(imagined), atol=1e-5)
-    assert env.observation_space.contains(seen[-1])
+    assert all(env.observation_space.contains(one) for one in seen)  # from float64 as well
+    env.reset(seed=3, options={"place": 1})
+    assert env.unwrapped.asked == {"seed": 3, "options": {"place": 1}}  # type: ignore[attr-defined]
     assert not np.allclose(imagined[0], imagined[6], atol=0.05)
 
 

@@ -91,7 +91,8 @@ def test_E16_bad_photographs(tiny_world_model: WorldModel) -> None:
     for task in (None, "fly", ["push", "pull"]):
         with pytest.raises(ValueError, match="task: .*push, pull"):
             ImaginedEnv(tiny_world_model, initial_frames=good, task=task)
-    for bad in (good.astype(float), np.zeros((3, 16, 16), np.uint8), good[:0]):
+    four = np.zeros((2, 16, 16, 4), np.uint8)
+    for bad in (good.astype(float), np.zeros((3, 16, 16), np.uint8), good[:0], four):
         with pytest.raises(ValueError, match="frames: expected"):
             ImaginedEnv(tiny_world_model, initial_frames=bad, task="push")
     with pytest.raises(ValueError, match="initial_frames: frames: expected"):

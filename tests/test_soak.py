@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from training.soak import main
+from world4rl_gym import WorldModel
 
 
 def test_E21_memory_stays_flat(tiny_folder: str, tmp_path: Path) -> None:
@@ -14,4 +15,11 @@ def test_E21_memory_stays_flat(tiny_folder: str, tmp_path: Path) -> None:
     assert main([*arguments, "--steps", "800", "--cycles", "12"]) == 0
     result = json.loads(out.read_text())
     assert result["flat"] and result["stepping"]["steps"] == 800
-    assert result["making"]["cycles"] == 12 and result["stepping"]["episodes"] > 0
+    stepping, horizon = (
+        result["stepping"],
+        WorldModel.from_pretrained(tiny_folder).config.max_episode_steps,
+    )
+    lengths = {int(length): count for length, count in stepping["decisions_an_episode"].items()}
+    assert sum(lengths.values()) == stepping["episodes"] > 0
+    assert min(lengths) >= 1 and max(lengths) <= horizon
+    assert result["making"]["cycles"] == 12

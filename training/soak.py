@@ -6,6 +6,7 @@ python -m training.soak --steps 100000 --cycles 200 --out results/soak.json
 from __future__ import annotations
 
 import argparse
+import collections
 import gc
 import statistics
 import sys
@@ -62,13 +63,18 @@ def soak_steps(world_model: str | None, steps: int, num_envs: int) -> dict[str, 
         world4rl_gym.ENV_ID, num_envs, world_model=world_model, render_mode="rgb_array"
     )
     rng = np.random.default_rng(0)
-    watch, began, episodes = Watch(), time.perf_counter(), 0
+    watch, began = Watch(), time.perf_counter()
+    lengths: collections.Counter[int] = collections.Counter()
+    now = np.zeros(num_envs, int)
     count = max(steps // num_envs, SAMPLES)
     marks = set(np.linspace(0, count - 1, SAMPLES).astype(int).tolist())
     env.reset(seed=0)
     for step in range(count):
         _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
-        episodes += int((terminated | truncated).sum())
+        now += 1
+        ended = terminated | truncated
+        lengths.update(now[ended].tolist())
+        now[ended] = -1  # the next step resets
         if step in marks:
             env.render()
             watch.sample()
@@ -76,7 +82,8 @@ def soak_steps(world_model: str | None, steps: int, num_envs: int) -> dict[str, 
     seconds = time.perf_counter() - began
     return {
         "steps": count * num_envs,
-        "episodes": episodes,
+        "episodes": lengths.total(),
+        "decisions_an_episode": {str(length): lengths[length] for length in sorted(lengths)},
         "steps_per_second": round(count * num_envs / seconds, 1),
         **watch.summary(),
     }
