@@ -51,6 +51,8 @@ def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
     assert "zero_reward" in more["outcomes"]
     assert more["outcomes"]["refined"] == row["outcomes"]["refined"]
     assert kept.stat().st_mtime_ns == before
+    other = measure(dataclasses.replace(args, real_steps=7), CELL)  # of PPO that was not asked for
+    assert other["outcomes"] == more["outcomes"]
     with pytest.raises(SettingsError, match=r"steps: 3200 there, 6400 now"):
         measure(dataclasses.replace(args, steps=6400), CELL)
 

@@ -154,17 +154,22 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     asked = {
         "clone_steps": args.clone_steps,
         "steps": args.steps,
-        "real_steps": args.real_steps,
         "episodes": args.episodes,
         "world_model": checksum(world_model, cell.task),
     }
+    if "real_twin" in args.policies:
+        asked["real_steps"] = args.real_steps
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
     if path.exists():
         kept = json.loads(path.read_text())
-    if differing := differences(kept["settings"], asked):
-        raise SettingsError(f"{out}: holds a cell of other settings ({differing})")
     outcomes: dict[str, str] = kept["outcomes"]
+    settings = kept["settings"]
+    if "real_twin" not in outcomes:
+        settings.pop("real_steps", None)  # nothing that is there depends on it
+    if differing := differences({k: settings.get(k, v) for k, v in asked.items()}, asked):
+        raise SettingsError(f"{out}: holds a cell of other settings ({differing})")
+    settings.update(asked)
     missing = [name for name in args.policies if name not in outcomes]
     if missing:
         require_real_env()
