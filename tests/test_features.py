@@ -51,7 +51,9 @@ def test_imagined_and_real_features_are_equal(tiny_world_model: WorldModel) -> N
         imagination.step(rng.uniform(-1, 1, (1, ACTIONS)).astype(np.float32))
         imagined.append(imagination.features[0].numpy())
         agent_pos.append(imagination.agent_pos[0].numpy())
-    env = MemoryFeatures(Robot(frame, np.stack(agent_pos).astype(np.float64)), tiny_world_model, "pull")
+    env = MemoryFeatures(
+        Robot(frame, np.stack(agent_pos).astype(np.float64)), tiny_world_model, "pull"
+    )
     for _ in range(2):  # the second episode holds nothing of the first
         seen = [env.reset()[0]]
         seen += [env.step(np.zeros(ACTIONS, np.float32))[0] for _ in range(6)]

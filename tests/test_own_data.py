@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,8 @@ def test_the_whole_path_runs_without_meta_world(walked: Path, world_model: World
     assert (
         "imagination agrees with what was recorded" in (walked / "evaluate_policy.txt").read_text()
     )
+    judged = r"push: judged \d+ % -> \d+ % by the memory's least favourable member"
+    assert re.search(judged, (walked / "refine_policy.txt").read_text())
     page = (ROOT / "docs" / "own-data.md").read_text()
     for module, *_ in commands():
         assert f"training.{module}" in page

@@ -103,6 +103,13 @@ def run(args: Args) -> None:
             env.close()
         refined.policy.save_pretrained(args.out / "policy")
         save_record(args.out / "curve.json", [dataclasses.asdict(p) for p in refined.curve])
+    if refined.curve:
+        first, best = refined.curve[0].judged, max(point.judged for point in refined.curve)
+        print(
+            f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
+            "favourable member. What reality says, training.evaluate_policy measures; how far to "
+            "believe the world model, `world4rl info` tells"
+        )
     print(f"refined {args.task}: {args.out / 'policy'}")
 
 
