@@ -45,6 +45,10 @@ def test_a_verdict_follows_from_figures(
         assert verdict({"plans": figures(auroc, agreement, bias), "policies": good}) == expected
     assert verdict({"plans": {}, "policies": good}) == "believe"
     assert verdict({}) == "unknown"
+    all_solved = {"plans": figures(None, 1.0, 0.0), "policies": figures(None, 1.0, 0.0)}
+    assert verdict(all_solved) == "unknown"
+    assert verdict({**all_solved, "near_misses": good}) == "believe"
+    assert verdict({**all_solved, "near_misses": figures(0.8, 1.0, 0.0)}) == "not"
     assert verdict({"plans": figures(None, 1.0, 0.0), "policies": good}) == "believe"
     assert verdict({"plans": figures(None, 0.3, 0.7), "policies": good}) == "not"
 

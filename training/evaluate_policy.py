@@ -74,6 +74,8 @@ class Args:
                 f"task: {self.task!r} is none of Meta-World's; expected --test-episodes FOLDER, "
                 "--real-env module:id, or both"
             )
+        if self.record is not None and self.test_episodes is not None and self.real_env is None:
+            raise SettingsError("record: expected a --real-env beside --test-episodes")
         require_at_least(self, 1, "episodes")
 
 
@@ -111,12 +113,14 @@ def run(args: Args) -> dict[str, list[bool]]:
             starts = real_starts(env, seeds)
         outcomes["imagined"] = imagined_outcomes(policy, world_model, starts)
         if env is not None:
-            played = real_episodes(env, policy, world_model, seeds, policy.name)
-            outcomes["real"] = np.array([episode.solved for episode in played])
-            if args.record is not None:
-                for episode in played:
+            solved = []
+            for episode in real_episodes(env, policy, world_model, seeds, policy.name):
+                solved.append(episode.solved)
+                if args.record is not None:
                     folder = task_folder(args.record, args.task) / args.split
-                    episode.save(folder / f"policy-{episode.seed:07d}.npz")
+                    name = f"policy-{Path(policy.name).name}-{episode.seed:07d}.npz"
+                    episode.save(folder / name)
+            outcomes["real"] = np.array(solved)
     finally:
         if env is not None:
             env.close()

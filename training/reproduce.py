@@ -160,12 +160,12 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     if "real_twin" in args.policies:
         asked["real_steps"] = args.real_steps
     path = out / "cell.json"
-    kept: dict[str, Any] = {"settings": asked, "outcomes": {}}
+    kept: dict[str, Any] = {"settings": dict(asked), "outcomes": {}}
     if path.exists():
         kept = json.loads(path.read_text())
     outcomes: dict[str, str] = kept["outcomes"]
     settings = kept["settings"]
-    if "real_twin" not in outcomes:
+    if "real_twin" not in outcomes and not (out / "real_twin").exists():
         settings.pop("real_steps", None)  # nothing that is there depends on it
     if differing := differences({k: settings.get(k, v) for k, v in asked.items()}, asked):
         raise SettingsError(f"{out}: holds a cell of other settings ({differing})")
@@ -326,7 +326,8 @@ def run(args: Args) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, len(cells))) as pool:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
-    steps = {name: getattr(args, name) for name in ("clone_steps", "steps", "real_steps")}
+    names = ("clone_steps", "steps", *(["real_steps"] if "real_twin" in args.policies else []))
+    steps = {name: getattr(args, name) for name in names}
     save_record(args.out, {**steps, "rows": rows})
     means = summarise(rows)
     args.out.with_suffix(".md").write_text(means + "\n", "utf-8")

@@ -60,10 +60,11 @@ class Args:
 def verdict(measured: dict[str, Any]) -> str:
     """Says "believe", "care", "not" or "unknown", of one task's figures.
 
-    Fresh plans decide where there are some: they are what refinement makes of the model. Where all
-    of them succeed, or none, AUROC is that of the policies that it never saw.
+    Fresh plans decide where there are some: they are what refinement makes of the model. Where they
+    have no AUROC, because nearly all of them succeed, or fail, it is that of the policies that it
+    never saw, or else of near-misses.
     """
-    kinds = [one for kind in ("plans", "policies") if (one := measured.get(kind))]
+    kinds = [o for kind in ("plans", "policies", "near_misses") if (o := measured.get(kind))]
     aurocs = [one["auroc"] for one in kinds if one.get("auroc") is not None]
     if not aurocs:
         return "unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -287,7 +287,8 @@ def real_outcomes(
     name: str = "real",
 ) -> np.ndarray:
     """Whether a policy succeeds from each start in the real env, `(N,)` bool."""
-    return outcomes(real_episodes(env, actor, world_model, seeds, name))
+    played = real_episodes(env, actor, world_model, seeds, name)
+    return np.array([episode.solved for episode in played])
 
 
 def real_episodes(
@@ -296,10 +297,10 @@ def real_episodes(
     world_model: WorldModel,
     seeds: Sequence[int],
     name: str = "real",
-) -> list[Episode]:
-    """Plays a policy from each start in the real env; records call it `name`."""
-    bar = tqdm(seeds, unit="episode", desc=name, mininterval=1.0)
-    return [play(env, seed, name, actor, world_model) for seed in bar]
+) -> Iterator[Episode]:
+    """Plays a policy from each start in the real env, one by one; records call it `name`."""
+    for seed in tqdm(seeds, unit="episode", desc=name, mininterval=1.0):
+        yield play(env, seed, name, actor, world_model)
 
 
 def imagined_outcomes(actor: Actor, world_model: WorldModel, starts: InitialFrames) -> np.ndarray:

@@ -24,6 +24,8 @@ FRAMES = (1, 5, 15, 30, 50)
 """Frames at which figures against the horizon are taken."""
 PATCH = 16
 """Side, in pixels, of the patch about the object."""
+FEWEST = 10
+"""Episodes of the rarer outcome below which an AUROC says nothing: it is chance."""
 _ROWS = 250
 
 
@@ -145,7 +147,8 @@ def _imagine(world_model: WorldModel, episodes: list[Episode], draw: bool) -> li
 
 def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str, Any]:
     """M2: AUROC, agreement and bias, and M6: AUROC with which wrong outcomes are predicted, by the
-    members' disagreement, and by the margin: how near the episode's score is to the threshold.
+    members' disagreement, and by the margin: how near the episode's score is to the threshold. An
+    AUROC is NaN where fewer than `FEWEST` episodes have the rarer outcome.
 
     Args:
         imagined: Episodes of one kind.
@@ -163,10 +166,16 @@ def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str,
         "imagined": dataclasses.asdict(rate(said)),
         "imagined_minus_real": dataclasses.asdict(bias),
         "agreement": dataclasses.asdict(rate(~wrong)),
-        "auroc": round(auroc(score, truth), 4),
-        "wrong_predicted_by_uncertainty": round(auroc(uncertainty, wrong), 4),
-        "wrong_predicted_by_margin": round(auroc(-np.abs(score - threshold), wrong), 4),
+        "auroc": _auroc(score, truth),
+        "wrong_predicted_by_uncertainty": _auroc(uncertainty, wrong),
+        "wrong_predicted_by_margin": _auroc(-np.abs(score - threshold), wrong),
     }
+
+
+def _auroc(score: np.ndarray, truth: np.ndarray) -> float:
+    """AUROC to four digits; NaN with fewer than `FEWEST` of either truth."""
+    enough = FEWEST <= truth.sum() <= len(truth) - FEWEST
+    return round(auroc(score, truth), 4) if enough else float("nan")
 
 
 def frame_figures(imagined: Sequence[Imagined]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def require_rerun() -> None:
 
 
 def record(episodes: Sequence[Imagined], threshold: float, path: Path) -> None:
-    """Writes the episodes, one after another along the timeline `decision`.
+    """Writes the episodes, each along the timeline `decision` from 0 on.
 
     Each has frames, `imagined` and, where they were recorded, `real`; along with them the imagined
     success probability, the uncertainty, and real success, 0 or 1.
@@ -30,8 +31,9 @@ def record(episodes: Sequence[Imagined], threshold: float, path: Path) -> None:
     import rerun
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
     with rerun.RecordingStream("world4rl-gym") as stream:
-        stream.save(path)
+        stream.save(partial)
         for number, one in enumerate(episodes):
             episode, frames = one.episode, one.frames
             assert frames is not None
@@ -50,3 +52,4 @@ def record(episodes: Sequence[Imagined], threshold: float, path: Path) -> None:
                         ("real-success", episode.success[t - 1]),
                     ):
                         stream.log([*place, title], rerun.Scalars(float(value)))
+    os.replace(partial, path)

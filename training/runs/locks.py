@@ -56,6 +56,7 @@ def locked(folder: Path, several: bool = False) -> Iterator[None]:
         InUseError: Another process has it.
     """
     if several and not processes.is_first():
+        processes.wait()  # until the first has the folder
         yield
         return
     with _opened(folder) as handle:
@@ -63,6 +64,8 @@ def locked(folder: Path, several: bool = False) -> Iterator[None]:
             _lock(handle, wait=False)
         except BlockingIOError:
             raise InUseError(f"{folder}: another process is training into this folder") from None
+        if several:
+            processes.wait()
         yield
 
 

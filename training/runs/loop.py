@@ -9,6 +9,7 @@ import copy
 import csv
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from training.runs import processes
 from training.runs.averaging import update_ema
-from training.runs.checkpoints import Checkpoints, LossGuard, StopRequest
+from training.runs.checkpoints import Checkpoints, LossGuard, RunError, StopRequest
 
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(model, step, generator) -> the scalar loss of one step; it draws from the generator alone."""
@@ -51,7 +52,8 @@ def fit(
 
     A step is a function of the weights, `seed` and its number: a run that was killed and resumed
     ends with the same weights, bit for bit. Several processes (`training.runs.processes`) end with
-    those of one, but for the last bits; the first alone writes files.
+    those of one, but for the last bits, where a loss is a mean over its rows and draws nothing
+    itself; the first process alone writes files.
 
     Args:
         model: Trained in place, on the device that it is on.
@@ -79,12 +81,13 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_learning_rate, weight_decay=weight_decay
     )
-    device = next(model.parameters()).device.type
+    if processes.count() > 1 and next(model.parameters()).device.type != "cpu":
+        raise RunError("device: several processes train on CPUs only")
     checkpoints = Checkpoints(out / "checkpoints", fingerprint)
     step = 0
-    processes.wait(device)
+    processes.wait()
     state = checkpoints.load_newest()
-    processes.wait(device)  # nobody writes while another still reads
+    processes.wait()  # nobody writes while another still reads
     if state:
         step = state["step"]
         model.load_state_dict(state["model"])
@@ -135,9 +138,10 @@ def fit(
                 )
             if stopped and not guard.bad:
                 print(f"stopped at step {step}; the same command goes on from there")
-                raise SystemExit(128 + (stop.signal or stopped))
+                processes.wait()  # the checkpoint is written
+                raise SystemExit(128 + (stop.signal or signal.SIGTERM))
     bar.close()
-    processes.wait(device)
+    processes.wait()
     return (model if average is None else average).eval()
 
 

@@ -1,7 +1,7 @@
 """Several processes that train one model, each on its share of every batch.
 
-`accelerate launch` and `torchrun` start them; accelerate joins them. Where there is one process
-alone, nothing here does anything.
+`accelerate launch` and `torchrun` start them; accelerate joins them, over gloo: they train on CPUs.
+Where there is one process alone, nothing here does anything.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from training.runs.settings import SettingsError
 
 
 def count() -> int:
@@ -30,10 +28,10 @@ def share(batch_size: int) -> slice:
     """The rows of a batch that are this process's; all of them where it is alone.
 
     Raises:
-        SettingsError: A batch cannot be shared out evenly.
+        ValueError: A batch cannot be shared out evenly.
     """
     if batch_size % count():
-        raise SettingsError(
+        raise ValueError(
             f"batch_size: expected a multiple of the {count()} processes, got {batch_size}"
         )
     return slice(int(os.environ.get("RANK", "0")), None, count())
@@ -57,21 +55,17 @@ def total(value: int) -> int:
     return value if count() == 1 else int(_reduced(torch.tensor(value), "sum"))
 
 
-def wait(device: str) -> None:
-    """Waits until all processes are here; the first call joins them.
-
-    Args:
-        device: "cpu" or "cuda", where they train.
-    """
+def wait() -> None:
+    """Waits until all processes are here; the first call joins them."""
     if count() > 1:
-        _joined(device == "cpu").wait_for_everyone()
+        _joined().wait_for_everyone()
 
 
 @functools.cache
-def _joined(cpu: bool) -> Any:
+def _joined() -> Any:
     from accelerate import PartialState
 
-    return PartialState(cpu=cpu)
+    return PartialState(cpu=True)
 
 
 def _reduced(tensor: torch.Tensor, how: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from training.runs import processes
 from training.runs.records import save_record
 
 
@@ -64,6 +65,8 @@ def differences(there: dict[str, Any], now: dict[str, Any]) -> str:
 def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Writes the resolved arguments to `out`, or checks them against those written there.
 
+    Of several processes that train together, the first does so.
+
     Args:
         args: A dataclass of arguments; values become JSON, paths and tuples as strings and lists.
         out: The output folder; made where it is missing.
@@ -72,6 +75,8 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
     Raises:
         SettingsError: The folder holds other settings; nothing is changed.
     """
+    if not processes.is_first():
+        return
     free = {"out", *leave_out}
     values = {k: v for k, v in dataclasses.asdict(args).items() if k not in free}
     settings = json.loads(json.dumps(values, default=str))

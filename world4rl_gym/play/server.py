@@ -36,9 +36,9 @@ LARGEST_MESSAGE = 4096
 MOST_SOCKETS = 8
 """Tabs that may play at the same time."""
 MOST_CONNECTIONS = 128
-"""Connections kept at the same time: a page opens several; what comes beyond is hung up on."""
+"""Connections kept at the same time, and up to 100 more in a burst: a page opens several."""
 PATIENCE = 10.0
-"""Seconds in which a new connection must ask for something."""
+"""Seconds in which a new connection must ask for something, with the token."""
 _STATIC = Path(__file__).parent / "static"
 _PAGES = {
     "": ("index.html", "text/html"),
@@ -128,12 +128,12 @@ class Player:
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         """Lets in only who knows the token, and calls this machine by one of its names."""
-        self._silent.discard(request.protocol)
         given = request.path.split("/")[1]
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             return _refusal("Open the whole address that world4rl play printed.")
         if self.loopback and not _is_loopback(request.url.host or ""):
             return _refusal(f"Host: expected this machine's own, got {request.host!r:.100}.")
+        self._silent.discard(request.protocol)
         try:
             response = await handler(request)
         except web.HTTPException as error:
@@ -270,7 +270,9 @@ def _webp(frame: np.ndarray) -> bytes:
 
 
 def _refusal(reason: str) -> web.Response:
-    return web.Response(status=403, text=reason + "\n", headers=_HEADERS)
+    response = web.Response(status=403, text=reason + "\n", headers=_HEADERS)
+    response.force_close()
+    return response
 
 
 def _is_loopback(host: str) -> bool:
@@ -331,7 +333,9 @@ async def listening(player: Player, host: str, port: int) -> AsyncIterator[tuple
     Raises:
         ServerError: It cannot listen there.
     """
-    runner = web.AppRunner(player.make_app(), access_log=None, shutdown_timeout=2)
+    runner = web.AppRunner(
+        player.make_app(), access_log=None, shutdown_timeout=2, keepalive_timeout=PATIENCE
+    )
     await runner.setup()
     assert runner.server is not None
     try:
