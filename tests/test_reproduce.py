@@ -57,6 +57,15 @@ def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
         measure(dataclasses.replace(args, steps=6400), CELL)
 
 
+@needs_gl
+def test_steps_in_the_real_env_belong_to_a_cell_that_has_some(tmp_path: Path) -> None:
+    policies = ("cloned", "real_twin")
+    args = dataclasses.replace(SMALL, cells=tmp_path, policies=policies, real_steps=64)
+    assert "real_twin" in measure(args, CELL)["outcomes"]
+    with pytest.raises(SettingsError, match=r"real_steps: 64 there, 128 now"):
+        measure(dataclasses.replace(args, real_steps=128), CELL)
+
+
 def test_too_few_demonstrations_are_named() -> None:
     with pytest.raises(SettingsError, match=r"holds 5 expert episodes of door-lock.* least 50"):
         demonstrations_of(SMALL, Cell("door-lock", 50, 0, 0))
