@@ -15,10 +15,8 @@ def test_E21_memory_stays_flat(tiny_folder: str, tmp_path: Path) -> None:
     assert main([*arguments, "--steps", "800", "--cycles", "12"]) == 0
     result = json.loads(out.read_text())
     assert result["flat"] and result["stepping"]["steps"] == 800
-    stepping, horizon = (
-        result["stepping"],
-        WorldModel.from_pretrained(tiny_folder).config.max_episode_steps,
-    )
+    stepping = result["stepping"]
+    horizon = WorldModel.from_pretrained(tiny_folder).config.max_episode_steps
     lengths = {int(length): count for length, count in stepping["decisions_an_episode"].items()}
     assert sum(lengths.values()) == stepping["episodes"] > 0
     assert min(lengths) >= 1 and max(lengths) <= horizon

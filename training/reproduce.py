@@ -146,19 +146,22 @@ def _world_model(source: str | None) -> WorldModel:
     return WorldModel.from_pretrained(source)
 
 
+def training_steps(args: Args) -> dict[str, int]:
+    """The steps of each training; of PPO in the real env only where it is asked for."""
+    real = {"real_steps": args.real_steps} if "real_twin" in args.policies else {}
+    return {"clone_steps": args.clone_steps, "steps": args.steps, **real}
+
+
 def measure(args: Args, cell: Cell) -> dict[str, Any]:
     """Clones, refines and evaluates what the cell still lacks; returns its row."""
     torch.set_num_threads(1)
     out = args.cells / cell.name
     world_model = _world_model(args.world_model)
     asked = {
-        "clone_steps": args.clone_steps,
-        "steps": args.steps,
+        **training_steps(args),
         "episodes": args.episodes,
         "world_model": checksum(world_model, cell.task),
     }
-    if "real_twin" in args.policies:
-        asked["real_steps"] = args.real_steps
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": dict(asked), "outcomes": {}}
     if path.exists():
@@ -326,9 +329,7 @@ def run(args: Args) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, len(cells))) as pool:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
-    names = ("clone_steps", "steps", *(["real_steps"] if "real_twin" in args.policies else []))
-    steps = {name: getattr(args, name) for name in names}
-    save_record(args.out, {**steps, "rows": rows})
+    save_record(args.out, {**training_steps(args), "rows": rows})
     means = summarise(rows)
     args.out.with_suffix(".md").write_text(means + "\n", "utf-8")
     print(means)

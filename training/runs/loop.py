@@ -85,7 +85,6 @@ def fit(
         raise RunError("device: several processes train on CPUs only")
     checkpoints = Checkpoints(out / "checkpoints", fingerprint)
     step = 0
-    processes.wait()
     state = checkpoints.load_newest()
     processes.wait()  # nobody writes while another still reads
     if state:
