@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.episodes import Episode
+from world4rl_gym.episodes import Episode
 
 SIZE, HORIZON, ACTIONS = 16, 8, 3
 

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from PIL import Image
 
-from training.data.episodes import Episode
+from world4rl_gym.episodes import Episode
 
 LEROBOT = Path(__file__).parent / "fixtures" / "lerobot_v3"
 """Recorded with lerobot 0.4.4 by `fixtures/make_lerobot_v3.py`: 20 episodes, 8 of them failures."""

@@ -22,7 +22,7 @@ from training.ablate_memory import (
     split,
     two_hot,
 )
-from training.data.episodes import Episode, EpisodeError
+from world4rl_gym.episodes import Episode, EpisodeError
 from world4rl_gym.world_model import WorldModel
 
 

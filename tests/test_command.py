@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.runs import command
-from training.runs.settings import SettingsError
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    SettingsError,
+    Share,
+)
 
 
 def test_an_error_that_explains_itself_ends_in_one_line(tmp_path: Path) -> None:
@@ -37,3 +47,30 @@ def test_a_defect_keeps_its_traceback() -> None:
 
     with pytest.raises(ValueError, match="not foreseen"):
         command.run(main)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(Settings):
+    steps: PositiveInt = 1
+    limit: NonNegativeInt | None = None
+    rounds: tuple[PositiveInt, ...] = ()
+    rate: PositiveFloat = 1.0
+    part: Share = 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("steps", 0, "at least 1, got 0"),
+        ("limit", -1, "at least 0, got -1"),
+        ("rounds", (3, 0), "at least 1, got 0"),
+        ("rate", 0.0, "above 0, got 0.0"),
+        ("rate", math.nan, "above 0, got nan"),
+        ("rate", math.inf, "a finite number, got inf"),
+        ("part", 1.0, "less than 1, got 1.0"),
+    ],
+)
+def test_settings_out_of_their_bounds_are_named(field: str, value: Any, expected: str) -> None:
+    Asked(steps=3, limit=0, rounds=(1, 2), rate=0.1, part=0.9)
+    with pytest.raises(SettingsError, match=f"{field}: expected {expected}"):
+        Asked(**{field: value})

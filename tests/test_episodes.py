@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from episode_factory import HORIZON, make_episode, write_episodes
 
-from training.data.episodes import (
-    Episode,
-    EpisodeError,
-    load_episode,
-    load_episodes,
-    require_disjoint,
-)
+from training.data.trainable import require_disjoint
+from world4rl_gym.episodes import Episode, EpisodeError, load_episode, load_episodes
 
 
 def test_episode_survives_the_disk_without_loss(tmp_path: Path) -> None:

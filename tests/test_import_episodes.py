@@ -20,10 +20,10 @@ from recorded_data import (
     write_robomimic,
 )
 
-from training.data.episodes import SPLITS, Episode, EpisodeError, load_episodes
 from training.data.importers.recording import SourceError
 from training.import_episodes import Args, kept_frames, run, split_of, squared
 from training.runs.settings import SettingsError
+from world4rl_gym.episodes import SPLITS, Episode, EpisodeError, load_episodes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari.*")
 FRONT = {"camera": "observation.images.front"}

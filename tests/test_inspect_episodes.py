@@ -12,8 +12,8 @@ from episode_factory import make_episode, write_episodes
 from recorded_data import LEROBOT
 
 from training import import_episodes
-from training.data.episodes import EpisodeError
 from training.inspect_episodes import Args, inspect, run
+from world4rl_gym.episodes import EpisodeError
 
 
 def test_a_report_counts_what_there_is(tmp_path: Path, capsys) -> None:

@@ -11,7 +11,6 @@ import torch
 from episode_factory import make_episode, with_robot
 
 from training import train_eyes
-from training.data.episodes import EpisodeError
 from training.data.sequences import Sequences, make_sequences
 from training.data.start_frames import start_frames_path
 from training.evaluation.metrics import auroc
@@ -22,6 +21,7 @@ from training.world_model.assembly import (
     save_task_memory,
 )
 from training.world_model.memory import MemoryRun, command_rule, make_memory, train_memory, unroll
+from world4rl_gym.episodes import EpisodeError
 from world4rl_gym.eyes import Eyes, TaskEyes
 
 

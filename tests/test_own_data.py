@@ -31,7 +31,6 @@ from training import (
     train_eyes,
     train_memory,
 )
-from training.data.episodes import Episode, EpisodeError, load_episode, load_episodes, task_names
 from training.envs.own_env import OwnEnv, OwnEnvError, make_own_env
 from training.envs.rollouts import play
 from training.evaluation.formatting import world_model_table
@@ -39,6 +38,7 @@ from training.policies.ppo import UnitActions
 from training.policies.refinement import imagined_env
 from training.runs.settings import SettingsError
 from world4rl_gym.env import ImaginedEnv
+from world4rl_gym.episodes import Episode, EpisodeError, load_episode, load_episodes, task_names
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames, most_contexts
 from world4rl_gym.policy import make_policy, policy_config

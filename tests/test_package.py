@@ -11,9 +11,10 @@ import gymnasium as gym
 import pytest
 
 import world4rl_gym
-from training.data.episodes import DEMONSTRATIONS, load_episodes
+from training.data.trainable import DEMONSTRATIONS
 from training.envs.real_env import TASKS
 from world4rl_gym import WorldModel
+from world4rl_gym.episodes import load_episodes
 from world4rl_gym.hub import EMBEDDED
 
 ROOT = Path(__file__).parent.parent

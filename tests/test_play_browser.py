@@ -16,8 +16,8 @@ import pytest
 from browser import LOOKS, PATIENCE, check_accessible, chromium, look, needs_chromium, tab
 from fresh_process import ROOT
 
-from training.data.episodes import load_episode
 from world4rl_gym import WorldModel
+from world4rl_gym.episodes import load_episode
 from world4rl_gym.policy import make_policy, policy_config
 
 pytest.importorskip("aiohttp")

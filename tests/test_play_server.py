@@ -17,8 +17,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from training.data.episodes import load_episode
 from world4rl_gym import WorldModel
+from world4rl_gym.episodes import load_episode
 from world4rl_gym.policy import Policy, make_policy, policy_config
 
 aiohttp = pytest.importorskip("aiohttp")

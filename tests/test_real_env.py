@@ -152,7 +152,7 @@ def test_the_expert_solves_and_success_terminates() -> None:
 
 @needs_gl
 def test_collecting_is_repeatable_and_resumes(tmp_path: Path) -> None:
-    from training.data.episodes import load_episodes
+    from world4rl_gym.episodes import load_episodes
 
     def collect(*flags: str) -> str:
         command = [sys.executable, "-m", "training.collect_episodes", "--tasks", "door-lock"]

@@ -16,7 +16,7 @@ import torch
 from conftest import make_tiny_world_model
 from gl import needs_gl
 
-from training.data.episodes import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS
 from training.envs.rollouts import Disturbed, imagined_outcomes, perturbed, plan
 from training.policies.imitation import fit
 from training.policies.ppo import learn_critic, make_ppo, policy_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gl import needs_gl
 
-from training.data.episodes import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS
 from training.reproduce import (
     Args,
     Cell,

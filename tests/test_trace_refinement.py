@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gl import needs_gl
 
-from training.data.episodes import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS
 from training.trace_refinement import Args, run
 
 

@@ -21,20 +21,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from training.data.episodes import (
-    Episode,
-    EpisodeError,
-    episode_files,
-    load_episodes,
-    task_folder,
-)
 from training.data.sequences import Sequences, make_sequences
 from training.evaluation.formatting import markdown_table, number
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import keep_settings, require_at_least
+from training.runs.settings import PositiveInt, Settings, keep_settings
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
+from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 from world4rl_gym.pixels import channels_first
@@ -90,7 +84,7 @@ VARIATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.ablate_memory`.
 
     Attributes:
@@ -107,16 +101,16 @@ class Args:
 
     tasks: tuple[str, ...]
     variations: tuple[str, ...] = tuple(VARIATIONS)
-    seeds: int = 1
-    steps: int = 1000
-    width: int = 160
+    seeds: PositiveInt = 1
+    steps: PositiveInt = 1000
+    width: PositiveInt = 160
     world_model: str | None = None
     episodes: Path = Path("data/episodes")
     runs: Path = Path("runs/ablations")
     out: Path = Path("results/ablations.json")
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "seeds", "steps", "width")
+        super().__post_init__()
         for name in self.variations:
             if name not in VARIATIONS:
                 raise ValueError(

@@ -14,19 +14,10 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import (
-    BEHAVIOURS,
-    Episode,
-    EpisodeError,
-    check_trainable,
-    episode_files,
-    load_episodes,
-    read_outcomes,
-    task_folder,
-)
 from training.data.sequences import make_sequences
+from training.data.trainable import check_trainable, read_outcomes
 from training.runs import command
-from training.runs.settings import SettingsError, for_task, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError, for_task
 from training.world_model.assembly import (
     assemble,
     calibrate,
@@ -37,6 +28,14 @@ from training.world_model.assembly import (
 from world4rl_gym.actions import UNIT
 from world4rl_gym.components import load_component, round_weights
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.episodes import (
+    BEHAVIOURS,
+    Episode,
+    EpisodeError,
+    episode_files,
+    load_episodes,
+    task_folder,
+)
 from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.initial_frames import InitialFrames, joined, most_contexts
 from world4rl_gym.memory import TaskMemory
@@ -45,7 +44,7 @@ from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.assemble_world_model`.
 
     Attributes:
@@ -72,17 +71,14 @@ class Args:
     world_model: str | None = None
     replace: tuple[Literal["memories", "starts"], ...] = ("memories",)
     episodes: Path = Path("data/episodes")
-    starts: int = 300
-    anywhere: int = 120
-    num_inference_steps: int = 2
-    max_episode_steps: int | None = None
+    starts: PositiveInt = 300
+    anywhere: NonNegativeInt = 120
+    num_inference_steps: PositiveInt = 2
+    max_episode_steps: PositiveInt | None = None
     out: Path = Path("runs/world_model")
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "starts")
-        require_at_least(self, 0, "anywhere")
-        if self.max_episode_steps is not None:
-            require_at_least(self, 1, "max_episode_steps")
+        super().__post_init__()
         if not self.replace:
             raise SettingsError('replace: expected "memories", "starts" or both, got neither')
 

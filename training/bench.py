@@ -32,6 +32,7 @@ from training.policies.ppo import make_ppo
 from training.policies.refinement import imagined_env
 from training.runs import command
 from training.runs.records import save_record
+from training.runs.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from world4rl_gym import ENV_ID
 from world4rl_gym.model_index import NETWORKS
 from world4rl_gym.policy import make_policy, policy_config
@@ -39,7 +40,7 @@ from world4rl_gym.world_model import WorldModel, autocast
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.bench`.
 
     Attributes:
@@ -54,19 +55,13 @@ class Args:
     """
 
     world_model: str | None = None
-    rows: tuple[int, ...] = (1, 8, 32, 128, 1024)
-    seconds: float = 3.0
+    rows: tuple[PositiveInt, ...] = (1, 8, 32, 128, 1024)
+    seconds: PositiveFloat = 3.0
     device: str | None = None
     real: bool = True
     diamond: bool = True
-    ppo_steps: int = 100_000
+    ppo_steps: NonNegativeInt = 100_000
     out: Path = Path("runs/bench")
-
-    def __post_init__(self) -> None:
-        if not self.rows or min(self.rows) < 1:
-            raise ValueError(f"rows: expected numbers of at least 1, got {self.rows}")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds: expected more than 0, got {self.seconds}")
 
 
 def rate_of(step: Callable[[], object], seconds: float) -> float:

@@ -12,17 +12,17 @@ from typing import Literal
 import torch
 import tyro
 
-from training.data.episodes import EpisodeError, load_episodes
-from training.evaluation.outcomes import check_fits
 from training.policies.imitation import clone_episodes
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.settings import for_task, keep_settings, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, for_task, keep_settings
+from world4rl_gym.episodes import EpisodeError, load_episodes
+from world4rl_gym.outcomes import check_fits
 from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.clone_policy`.
 
     Attributes:
@@ -39,16 +39,11 @@ class Args:
     task: str
     world_model: str | None = None
     episodes: Path = Path("data/episodes")
-    demonstrations: int | None = None
+    demonstrations: PositiveInt | None = None
     out: Path = Path("runs/clone/{task}")
     obs_type: Literal["features", "pixels", "pixels_agent_pos"] = "features"
-    steps: int = 4000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps")
-        if self.demonstrations is not None:
-            require_at_least(self, 1, "demonstrations")
+    steps: PositiveInt = 4000
+    seed: NonNegativeInt = 0
 
 
 def run(args: Args) -> Path:

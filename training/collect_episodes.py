@@ -22,19 +22,25 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from training.data.episodes import Episode
 from training.data.start_frames import start_frames_path
 from training.envs.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, play, record
 from training.envs.scripted import Behaviour, scripted
 from training.runs import command
-from training.runs.settings import keep_settings, require_at_least
+from training.runs.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    keep_settings,
+)
+from world4rl_gym.episodes import Episode
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.collect_episodes`.
 
     Attributes:
@@ -56,23 +62,22 @@ class Args:
 
     behaviour: Behaviour | Literal["policy", "start"] = "expert"
     tasks: tuple[str, ...] = TASKS
-    episodes: int = 50
+    episodes: PositiveInt = 50
     split: Literal["train", "validation", "test"] = "train"
-    seed_offset: int = 0
+    seed_offset: NonNegativeInt = 0
     policy: str | None = None
     world_model: str | None = None
-    noise: float = 0.5
-    hold: int = 1
-    workers: int = 2
+    noise: NonNegativeFloat = 0.5
+    hold: PositiveInt = 1
+    workers: PositiveInt = 2
     out: Path = Path("data/episodes")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task in self.tasks:
             check_task(task)
         if (self.behaviour == "policy") != (self.policy is not None):
             raise ValueError("policy: give a folder with --behaviour policy, and only then")
-        require_at_least(self, 1, "episodes", "hold", "workers")
-        require_at_least(self, 0, "noise")
 
 
 def episode_path(args: Args, task: str, seed: int) -> Path:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import DEMONSTRATIONS, load_episodes
+from training.data.trainable import DEMONSTRATIONS
 from training.envs.real_env import (
     RealEnvUnavailableError,
     check_task,
@@ -42,14 +42,15 @@ from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, Point, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from world4rl_gym.env import ImaginedEnv
+from world4rl_gym.episodes import load_episodes
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.demo`.
 
     Attributes:
@@ -68,19 +69,18 @@ class Args:
 
     task: str = "lever-pull"
     out: Path = Path("runs/demo")
-    episodes: int = 100
-    demonstrations: int = 5
+    episodes: PositiveInt = 100
+    demonstrations: PositiveInt = 5
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
-    clone_steps: int = 4000
-    refine_steps: int = STEPS
-    seed: int = 0
-    draws: int = 1
+    clone_steps: PositiveInt = 4000
+    refine_steps: PositiveInt = STEPS
+    seed: NonNegativeInt = 0
+    draws: PositiveInt = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_task(self.task)
-        require_at_least(self, 1, "episodes", "demonstrations", "clone_steps", "refine_steps")
-        require_at_least(self, 1, "draws")
 
 
 def run(args: Args) -> dict[str, Any]:

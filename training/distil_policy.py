@@ -20,15 +20,15 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.episodes import Episode, EpisodeError, load_episodes
 from training.envs.rollouts import PersistentNoise
-from training.evaluation.outcomes import check_fits
 from training.policies.imitation import Seen, features_of, fit, seen_of
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.settings import keep_settings, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, keep_settings
+from world4rl_gym.episodes import Episode, EpisodeError, load_episodes
 from world4rl_gym.faces import observe
 from world4rl_gym.imagination import Imagination
+from world4rl_gym.outcomes import check_fits
 from world4rl_gym.policy import Policy, make_policy, policy_config, tensors_of
 from world4rl_gym.reading import WorldModelError
 from world4rl_gym.world_model import WorldModel
@@ -38,7 +38,7 @@ NOISE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.distil_policy`.
 
     Attributes:
@@ -58,14 +58,11 @@ class Args:
     out: Path
     world_model: str | None = None
     obs_type: Literal["pixels", "pixels_agent_pos"] = "pixels_agent_pos"
-    episodes: int = 64
-    rounds: int = 2
+    episodes: PositiveInt = 64
+    rounds: PositiveInt = 2
     real: Path | None = None
-    steps: int = 3000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "episodes", "rounds", "steps")
+    steps: PositiveInt = 3000
+    seed: NonNegativeInt = 0
 
 
 class Lessons:

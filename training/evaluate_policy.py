@@ -18,15 +18,15 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import load_episodes, task_folder
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import find_env, imagined_outcomes, real_episodes, real_starts
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
-from training.evaluation.outcomes import contexts_of, imagine
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
+from world4rl_gym.episodes import load_episodes, task_folder
+from world4rl_gym.outcomes import contexts_of, imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -39,7 +39,7 @@ MEANINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.evaluate_policy`.
 
     Attributes:
@@ -53,22 +53,23 @@ class Args:
         split: The split of the starts.
         offset: Where in the split's seeds to begin.
         out: JSON file of the outcomes; None writes none.
-        record: Folder of episodes in which the real ones are kept, for `training.inspect_outcomes`;
+        record: Folder of episodes in which the real ones are kept, for `world4rl inspect`;
             None keeps none.
     """
 
     task: str
     policy: str
     world_model: str | None = None
-    episodes: int = 200
+    episodes: PositiveInt = 200
     split: str = "test"
-    offset: int = 200_000
+    offset: NonNegativeInt = 200_000
     test_episodes: Path | None = None
     real_env: str | None = None
     out: Path | None = None
     record: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.test_episodes is None and self.real_env is None and self.task not in TASKS:
             raise SettingsError(
                 f"task: {self.task!r} is none of Meta-World's; expected --test-episodes FOLDER, "
@@ -76,7 +77,6 @@ class Args:
             )
         if self.record is not None and self.test_episodes is not None and self.real_env is None:
             raise SettingsError("record: expected a --real-env beside --test-episodes")
-        require_at_least(self, 1, "episodes")
 
 
 def run(args: Args) -> dict[str, list[bool]]:
@@ -129,6 +129,9 @@ def run(args: Args) -> dict[str, list[bool]]:
     if "recorded" in outcomes:
         agree = rate(outcomes["recorded"] == outcomes["recorded_imagined"])
         print(f"{args.task}: imagination agrees with what was recorded: {format_rate(agree)}")
+    if env is not None and args.record is not None:
+        model = args.world_model or ""
+        print(f"look at them: world4rl inspect {args.record} {model} --split {args.split}")
     report = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
         save_record(args.out, {"task": args.task, **report})

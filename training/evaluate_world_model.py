@@ -22,40 +22,27 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import (
-    Episode,
-    EpisodeError,
-    episode_files,
-    load_episodes,
-    require_disjoint,
-    task_folder,
-)
 from training.data.sequences import codes_of
 from training.data.start_frames import load_start_frames
+from training.data.trainable import require_disjoint
 from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
 from training.envs.rollouts import find_env, plan, real_starts, record, replay
 from training.envs.scripted import scripted
+from training.evaluation.figures import contact_psnr, frame_figures, outcome_figures
 from training.evaluation.formatting import number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
 from training.evaluation.model_card import model_card
-from training.evaluation.outcomes import (
-    Imagined,
-    check_fits,
-    contact_psnr,
-    contexts_of,
-    frame_figures,
-    imagine,
-    outcome_figures,
-)
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from training.world_model.assembly import checksum
+from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.model_index import CARD_FILE
+from world4rl_gym.outcomes import Imagined, check_fits, contexts_of, imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
@@ -64,7 +51,7 @@ PROBES = ("zero", "random", "reversed", "shuffled", "open-gripper")
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.evaluate_world_model`.
 
     Attributes:
@@ -92,18 +79,17 @@ class Args:
     policies: Path = Path("runs/unseen")
     twin: bool = True
     real_env: str | None = None
-    plans: int = 200
-    probes: int = 20
-    ppo_steps: int = STEPS
-    seed: int = 501
+    plans: NonNegativeInt = 200
+    probes: NonNegativeInt = 20
+    ppo_steps: PositiveInt = STEPS
+    seed: NonNegativeInt = 501
     out: Path = Path("runs/report")
     card: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split == "train":
             raise SettingsError('split: expected "test" or "validation", got "train"')
-        require_at_least(self, 1, "ppo_steps")
-        require_at_least(self, 0, "plans", "probes")
 
 
 def policies_of(args: Args, task: str) -> list[Path]:
@@ -359,6 +345,8 @@ def main() -> None:
     report = evaluate(args)
     print(world_model_table(report))
     print(json.dumps(report["summary"], indent=2))
+    model = args.world_model or ""
+    print(f"look at the episodes: world4rl inspect {args.episodes} {model} --split {args.split}")
 
 
 if __name__ == "__main__":

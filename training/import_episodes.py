@@ -23,13 +23,14 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from training.data.episodes import BEHAVIOURS, SPLITS, Episode, EpisodeError, check_frame_size
 from training.data.importers import folder, lerobot, minari, robomimic
 from training.data.importers.recording import HELD, SUMMED, Choice, Recording, Source, SourceError
+from training.data.trainable import check_frame_size
 from training.envs.real_env import SPLIT_SEEDS
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, require_at_least, require_below_one
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError, Share
+from world4rl_gym.episodes import BEHAVIOURS, SPLITS, Episode, EpisodeError
 
 READERS: dict[str, Callable[[Path, Choice], Source]] = {
     "lerobot": lerobot.read,
@@ -44,7 +45,7 @@ RECORD = "import.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.import_episodes`.
 
     Attributes:
@@ -90,7 +91,7 @@ class Args:
     command: str | None = None
     actions: Literal["displacements", "positions"] | None = None
     held: tuple[int, ...] | None = None
-    keep_every: int = 1
+    keep_every: PositiveInt = 1
     size: int = 64
     fit: Literal["pad", "crop", "resize"] = "pad"
     action_low: tuple[float, ...] = ()
@@ -99,14 +100,13 @@ class Args:
     failures: tuple[str, ...] = ()
     behaviour: str = "expert"
     only: str | None = None
-    validation: float = 0.15
-    test: float = 0.15
-    seed: int = 0
+    validation: Share = 0.15
+    test: Share = 0.15
+    seed: NonNegativeInt = 0
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "keep_every")
-        require_below_one(self, "validation", "test")
+        super().__post_init__()
         check_frame_size("size", self.size, self.size)
         if self.validation + self.test >= 1:
             raise SettingsError(

@@ -25,8 +25,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
 from training.data.sequences import Sequences, join, make_sequences
+from training.data.trainable import DEMONSTRATIONS
 from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
@@ -37,9 +37,16 @@ from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, keep_settings, require_at_least
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    SettingsError,
+    keep_settings,
+)
 from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
+from world4rl_gym.episodes import Episode, load_episodes
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -49,7 +56,7 @@ NOISE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.improve`.
 
     Attributes:
@@ -76,24 +83,26 @@ class Args:
     world_model: str | None = None
     real: Literal["twin", "recorded"] = "twin"
     real_env: str | None = None
-    episodes_budget: int = 200
-    rounds: int = 2
-    clone_steps: int = 4000
-    steps: int = STEPS
-    learn_steps: int = 600
-    rehearsed: int = 400
-    test_episodes: int = 100
-    seed: int = 0
+    episodes_budget: PositiveInt = 200
+    rounds: PositiveInt = 2
+    clone_steps: PositiveInt = 4000
+    steps: PositiveInt = STEPS
+    learn_steps: PositiveInt = 600
+    rehearsed: PositiveInt = 400
+    test_episodes: NonNegativeInt = 100
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.real == "twin" and self.real_env is None and self.task not in TASKS:
             raise SettingsError(
                 f"task: {self.task!r} is none of Meta-World's; expected --real-env module:id, or "
                 "--real recorded"
             )
-        require_at_least(self, 1, "rounds", "steps", "learn_steps", "rehearsed")
-        require_at_least(self, self.rounds, "episodes_budget")
-        require_at_least(self, 0, "test_episodes")
+        if self.episodes_budget < self.rounds:
+            raise SettingsError(
+                f"episodes_budget: expected at least {self.rounds}, got {self.episodes_budget}"
+            )
 
 
 def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path) -> Policy:

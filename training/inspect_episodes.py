@@ -22,18 +22,18 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from training.data.episodes import (
+from training.data.trainable import check_frame_size
+from training.evaluation.formatting import markdown_table
+from training.runs import command
+from world4rl_gym.episodes import (
     SPLITS,
     Episode,
     EpisodeError,
-    check_frame_size,
     episode_files,
     load_episode,
     task_folder,
     task_names,
 )
-from training.evaluation.formatting import markdown_table
-from training.runs import command
 
 FEW = 50
 """Training episodes below which a task counts as little covered."""

@@ -17,14 +17,14 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training.data.episodes import load_episodes
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, perturbed, play, record, replay
 from training.envs.scripted import scripted
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import real_env, refine
 from training.runs import command
-from training.runs.settings import require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings
+from world4rl_gym.episodes import load_episodes
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -33,7 +33,7 @@ REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.make_test_set`.
 
     Attributes:
@@ -52,14 +52,14 @@ class Args:
     world_model: str | None = None
     episodes: Path = Path("data/episodes")
     policies: Path = Path("runs/unseen")
-    count: int = 50
-    drawn: int = 10
-    seed: int = 77
+    count: PositiveInt = 50
+    drawn: NonNegativeInt = 10
+    seed: NonNegativeInt = 77
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task in self.tasks:
             check_task(task)
-        require_at_least(self, 1, "count")
 
 
 def make_task(args: Args, task: str) -> None:

@@ -31,14 +31,20 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, keep_settings, require_at_least
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    SettingsError,
+    keep_settings,
+)
 from world4rl_gym.arguments import composed
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.refine_policy`.
 
     Attributes:
@@ -59,15 +65,14 @@ class Args:
     out: Path
     env: Literal["imagined", "real"] = "imagined"
     world_model: str | None = None
-    steps: int | None = None
+    steps: PositiveInt | None = None
     reward: Literal["progress", "sparse", "zero"] = "progress"
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.env == "real":
             check_task(self.task)
-        if self.steps is not None:
-            require_at_least(self, 1, "steps")
 
 
 def run(args: Args) -> None:

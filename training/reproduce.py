@@ -27,7 +27,7 @@ import torch
 import tyro
 from scipy import stats
 
-from training.data.episodes import load_experts
+from training.data.trainable import load_experts
 from training.distil_policy import distil
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
@@ -45,7 +45,7 @@ from training.policies.refinement import (
 )
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, differences, require_at_least
+from training.runs.settings import PositiveInt, Settings, SettingsError, differences
 from training.world_model.assembly import checksum
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -72,7 +72,7 @@ TEST_OFFSET = 300_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.reproduce`.
 
     Attributes:
@@ -93,25 +93,24 @@ class Args:
     """
 
     tasks: tuple[str, ...] = TASKS
-    demonstrations: tuple[int, ...] = (5, 50)
-    draws: int = 3
-    seeds: int = 2
+    demonstrations: tuple[PositiveInt, ...] = (5, 50)
+    draws: PositiveInt = 3
+    seeds: PositiveInt = 2
     policies: tuple[PolicyName, ...] = typing.get_args(PolicyName)
-    clone_steps: int = 4000
-    steps: int = STEPS
-    real_steps: int = REAL_STEPS
-    episodes: int = 200
+    clone_steps: PositiveInt = 4000
+    steps: PositiveInt = STEPS
+    real_steps: PositiveInt = REAL_STEPS
+    episodes: PositiveInt = 200
     episodes_folder: Path = Path("data/episodes")
     world_model: str | None = None
     cells: Path = Path("runs/table")
     out: Path = Path("results/table.json")
-    workers: int = os.cpu_count() or 1
+    workers: PositiveInt = os.cpu_count() or 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task in self.tasks:
             check_task(task)
-        require_at_least(self, 1, "draws", "seeds", "clone_steps", "steps", "real_steps")
-        require_at_least(self, 1, "episodes", "workers")
 
 
 @dataclasses.dataclass(frozen=True)

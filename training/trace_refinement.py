@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from training.data.episodes import load_experts
+from training.data.trainable import load_experts
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, real_outcomes
 from training.evaluation.metrics import rate
@@ -38,13 +38,13 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import keep_settings, require_at_least
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, keep_settings
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.trace_refinement`.
 
     Attributes:
@@ -63,25 +63,22 @@ class Args:
     """
 
     tasks: tuple[str, ...] = TASKS
-    demonstrations: int = 5
-    clone_steps: int = 4000
-    steps: int = STEPS
-    judge_every: int = 16_000
-    real_every: int = 4
-    episodes: int = 100
-    seed: int = 0
+    demonstrations: PositiveInt = 5
+    clone_steps: PositiveInt = 4000
+    steps: PositiveInt = STEPS
+    judge_every: PositiveInt = 16_000
+    real_every: PositiveInt = 4
+    episodes: PositiveInt = 100
+    seed: NonNegativeInt = 0
     world_model: str | None = None
     episodes_folder: Path = Path("data/episodes")
     runs: Path = Path("runs/curves")
     out: Path = Path("results/curves.json")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for task in self.tasks:
             check_task(task)
-        require_at_least(
-            self, 1, "demonstrations", "clone_steps", "steps", "judge_every", "real_every"
-        )
-        require_at_least(self, 1, "episodes")
 
 
 def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:

@@ -18,21 +18,30 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from training.data.episodes import EpisodeError, check_trainable, load_episodes
 from training.data.sequences import codes_of
+from training.data.trainable import check_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
-from training.runs.settings import keep_settings, require_above, require_at_least
+from training.runs.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    Share,
+    keep_settings,
+)
 from training.world_model.assembly import load_task_eyes
 from world4rl_gym.components import check_size, load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.episodes import EpisodeError, load_episodes
 from world4rl_gym.pixels import channels_first, to_float
 from world4rl_gym.scheduler import SchedulerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.train_denoiser`.
 
     Attributes:
@@ -61,24 +70,19 @@ class Args:
     eyes: Path = Path("runs/eyes/{task}")
     out: Path = Path("runs/denoiser")
     init: Path | None = None
-    steps: int = 8000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    width: int = 64
-    condition_blocks: int = 2
-    denoise_blocks: int = 1
-    code_noise: float = 0.02
+    steps: PositiveInt = 8000
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-3
+    width: PositiveInt = 64
+    condition_blocks: NonNegativeInt = 2
+    denoise_blocks: NonNegativeInt = 1
+    code_noise: NonNegativeFloat = 0.02
     log_sigma_mean: float = 0.0
-    log_sigma_deviation: float = 1.6
-    ema: float = 0.999
-    checkpoint_every: int = 500
-    seed: int = 0
+    log_sigma_deviation: PositiveFloat = 1.6
+    ema: Share = 0.999
+    checkpoint_every: PositiveInt = 500
+    seed: NonNegativeInt = 0
     device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps", "batch_size", "width", "checkpoint_every")
-        require_at_least(self, 0, "code_noise")
-        require_above(self, 0, "learning_rate", "log_sigma_deviation")
 
 
 @dataclasses.dataclass(frozen=True)

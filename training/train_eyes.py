@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from training.data.episodes import BEHAVIOURS, check_trainable, load_episodes
 from training.data.start_frames import load_start_frames, start_frames_path
+from training.data.trainable import check_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
 from training.runs.settings import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
     for_task,
     keep_settings,
-    require_above,
-    require_at_least,
-    require_within,
 )
 from world4rl_gym.components import round_weights, save_component
+from world4rl_gym.episodes import BEHAVIOURS, load_episodes
 from world4rl_gym.eyes import Eyes, TaskEyes
 from world4rl_gym.pixels import channels_first, to_float
 
@@ -38,7 +42,7 @@ ball of three pixels that is not drawn is a large error in few pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.train_eyes`.
 
     Attributes:
@@ -59,20 +63,15 @@ class Args:
     task: str
     episodes: Path = Path("data/episodes")
     out: Path = Path("runs/eyes/{task}")
-    code_size: int = 24
-    width: int = 32
-    steps: int = 900
-    batch_size: int = 64
+    code_size: PositiveInt = 24
+    width: PositiveInt = 32
+    steps: PositiveInt = 900
+    batch_size: PositiveInt = 64
     whiten: bool = False
-    later_share: float = 0.25
-    learning_rate: float = 2e-3
-    seed: int = 0
+    later_share: Annotated[float, Ge(0), Le(0.9)] = 0.25
+    learning_rate: PositiveFloat = 2e-3
+    seed: NonNegativeInt = 0
     device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "code_size", "steps", "batch_size")
-        require_within(self, 0, 0.9, "later_share")
-        require_above(self, 0, "learning_rate")
 
 
 class Autoencoder(nn.Module):

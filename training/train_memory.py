@@ -15,17 +15,25 @@ from pathlib import Path
 import torch
 import tyro
 
-from training.data.episodes import check_trainable, load_episodes
 from training.data.sequences import make_sequences
+from training.data.trainable import check_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
-from training.runs.settings import for_task, keep_settings, require_above, require_at_least
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    for_task,
+    keep_settings,
+)
 from training.world_model.assembly import load_task_eyes, save_task_memory
 from training.world_model.memory import MemoryRun, make_memory, train_memory
+from world4rl_gym.episodes import load_episodes
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.train_memory`.
 
     Attributes:
@@ -45,16 +53,12 @@ class Args:
     episodes: Path = Path("data/episodes")
     eyes: Path = Path("runs/eyes/{task}")
     out: Path = Path("runs/memory/{task}")
-    steps: int = 2500
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    members: int = 2
-    width: int = 160
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps", "batch_size", "members", "width")
-        require_above(self, 0, "learning_rate")
+    steps: PositiveInt = 2500
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3
+    members: PositiveInt = 2
+    width: PositiveInt = 160
+    seed: NonNegativeInt = 0
 
 
 def run(args: Args) -> Path:

@@ -21,7 +21,6 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training.data.episodes import Episode, load_episode
 from training.data.sequences import Sequences, make_sequences
 from training.envs.real_env import RealEnv, check_task, require_real_env, split_seeds
 from training.envs.rollouts import (
@@ -41,7 +40,14 @@ from training.policies.refinement import ProgressReward, imagined_env
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
-from training.runs.settings import SettingsError, for_task, keep_settings, require_at_least
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    SettingsError,
+    for_task,
+    keep_settings,
+)
 from training.world_model.assembly import (
     assemble,
     load_task_eyes,
@@ -50,6 +56,7 @@ from training.world_model.assembly import (
     start_contexts,
 )
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
+from world4rl_gym.episodes import Episode, load_episode
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
 from world4rl_gym.policy import Policy
@@ -60,7 +67,7 @@ NOISE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Command line of `training.train_task_memory`.
 
     Attributes:
@@ -95,28 +102,24 @@ class Args:
     episodes: Path = Path("data/episodes")
     out: Path = Path("runs/memory/{task}")
     world_model: str | None = None
-    demonstrations: tuple[int, ...] = (5, 10, 50)
-    clone_steps: int = 4000
-    rollouts: int = 50
-    replays: int = 2000
-    ppo_steps: tuple[int, ...] = (100_000, 200_000, 400_000)
-    round_clones: int = 4
-    plans: int = 400
-    plan_replays: int = 0
-    validation_plans: int = 20
-    steps: int = 1000
-    round_steps: int = 1200
-    members: int = 2
-    width: int = 160
-    seed: int = 0
+    demonstrations: tuple[PositiveInt, ...] = (5, 10, 50)
+    clone_steps: PositiveInt = 4000
+    rollouts: NonNegativeInt = 50
+    replays: NonNegativeInt = 2000
+    ppo_steps: tuple[PositiveInt, ...] = (100_000, 200_000, 400_000)
+    round_clones: PositiveInt = 4
+    plans: NonNegativeInt = 400
+    plan_replays: NonNegativeInt = 0
+    validation_plans: PositiveInt = 20
+    steps: PositiveInt = 1000
+    round_steps: PositiveInt = 1200
+    members: PositiveInt = 2
+    width: PositiveInt = 160
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_task(self.task)
-        require_at_least(self, 0, "rollouts", "replays", "plans", "plan_replays")
-        require_at_least(self, 1, "validation_plans", "steps", "round_steps", "round_clones")
-        require_at_least(self, 1, "members", "width")
-        if min(self.ppo_steps, default=1) < 1:
-            raise SettingsError(f"ppo_steps: expected at least 1 each, got {self.ppo_steps}")
 
 
 class Builder:

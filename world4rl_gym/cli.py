@@ -33,7 +33,13 @@ def make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="tell what a world model is and how far to trust it")
     verify = commands.add_parser("verify", help="load strictly, imagine one step of every task")
     play = commands.add_parser("play", help="drive a world model in the browser, or make a video")
-    for command in (info, verify, play):
+    inspect = commands.add_parser(
+        "inspect", help="one HTML file of episodes, real beside imagined, wrongly judged ones first"
+    )
+    inspect.add_argument(
+        "episodes", type=Path, metavar="EPISODES", help="a folder of TASK/SPLIT/*.npz"
+    )
+    for command in (info, verify, play, inspect):
         command.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL)
         command.add_argument("--revision", help="branch, tag or commit on the Hub")
     play.add_argument(
@@ -47,6 +53,19 @@ def make_parser() -> argparse.ArgumentParser:
     play.add_argument("--seed", type=int, help="of the starts and, without a policy, the actions")
     play.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     play.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    inspect.add_argument("--split", default="test", help="train, validation or test (%(default)s)")
+    inspect.add_argument(
+        "--task", action="append", help="a task to look at, more than once for several; else all"
+    )
+    inspect.add_argument(
+        "--most", type=int, default=100, help="episodes shown, wrongly judged first (%(default)s)"
+    )
+    inspect.add_argument(
+        "--out", type=Path, default=Path("outcomes.html"), metavar="FILE", help="(%(default)s)"
+    )
+    inspect.add_argument(
+        "--rerun", type=Path, metavar="FILE", help="also write them as .rrd for Rerun's viewer"
+    )
     commands.add_parser("doctor", help="tell what is installed and what each missing thing costs")
     return parser
 
@@ -196,6 +215,24 @@ def write_video(session: Session, task: str, path: Path, seed: int | None) -> No
     )
 
 
+def inspect(args: argparse.Namespace) -> None:
+    """Writes the page of episodes, real beside imagined.
+
+    Raises:
+        CommandError: An argument is wrong.
+    """
+    if args.most < 1:
+        raise CommandError(f"--most: expected at least 1, got {args.most}")
+    from world4rl_gym.inspection.page import inspect as write_page
+
+    model = load(args)
+    print(
+        write_page(
+            model, args.episodes, args.split, args.task or (), args.most, args.out, args.rerun
+        )
+    )
+
+
 def doctor(args: argparse.Namespace) -> None:
     """Prints what is there and what each missing thing costs.
 
@@ -226,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: None takes those of the process.
     """
     args = make_parser().parse_args(arguments)
-    commands = {"info": info, "verify": verify, "play": play, "doctor": doctor}
+    commands = {"info": info, "verify": verify, "play": play, "inspect": inspect, "doctor": doctor}
     try:
         commands[args.command](args)
     except BrokenPipeError:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.utils import RecordConstructorArgs
 
 from world4rl_gym.faces import (
@@ -23,8 +21,7 @@ from world4rl_gym.faces import (
     row_of,
     to_pixels,
 )
-from world4rl_gym.imagination import Imagination, RewardFunction
-from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.imagination import Imagination, ImaginationArguments
 from world4rl_gym.window import Window
 from world4rl_gym.world_model import WorldModel
 
@@ -124,38 +121,15 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
     def __init__(
         self,
         world_model: str | os.PathLike[str] | WorldModel | None = None,
-        revision: str | None = None,
-        task: str | Sequence[str] | None = None,
-        initial_frames: str | InitialFrames | np.ndarray = "start",
-        max_episode_steps: int | None = None,
-        num_inference_steps: int | None = None,
-        success_threshold: float | None = None,
-        uncertainty_penalty: float = 0.0,
-        max_uncertainty: float | None = None,
-        reward: RewardFunction | None = None,
-        device: str | torch.device | None = None,
-        micro_batch_size: int | None = None,
+        *,
         obs_type: str = "pixels",
         render_mode: str | None = None,
         render_scale: int = 4,
+        **arguments: Unpack[ImaginationArguments],
     ) -> None:
         check_render_mode(self.metadata, render_mode)
         self.render_scale = render_scale
-        self.imagination = Imagination(
-            1,
-            world_model,
-            revision=revision,
-            task=task,
-            initial_frames=initial_frames,
-            max_episode_steps=max_episode_steps,
-            num_inference_steps=num_inference_steps,
-            success_threshold=success_threshold,
-            uncertainty_penalty=uncertainty_penalty,
-            max_uncertainty=max_uncertainty,
-            reward=reward,
-            device=device,
-            micro_batch_size=micro_batch_size,
-        )
+        self.imagination = Imagination(1, world_model, **arguments)
         self.render_mode = render_mode
         self.observation_space, self.action_space = make_spaces(
             self.imagination.world_model, obs_type

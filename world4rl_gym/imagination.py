@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -36,6 +37,22 @@ from world4rl_gym.world_model import WorldModel
 
 RewardFunction = Callable[[np.ndarray, list[str]], tuple[np.ndarray, np.ndarray]]
 """Frames `(B, H, W, 3)` uint8 and the rows' tasks -> rewards `(B,)`, success `(B,)` bool."""
+
+
+class ImaginationArguments(TypedDict, total=False):
+    """The arguments of `Imagination` that every env takes and hands on; it has their meaning."""
+
+    revision: str | None
+    task: str | Sequence[str] | None
+    initial_frames: str | InitialFrames | np.ndarray
+    max_episode_steps: int | None
+    num_inference_steps: int | None
+    success_threshold: float | None
+    uncertainty_penalty: float
+    max_uncertainty: float | None
+    reward: RewardFunction | None
+    device: str | torch.device | None
+    micro_batch_size: int | None
 
 
 @dataclasses.dataclass(frozen=True)

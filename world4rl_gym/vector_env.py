@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -26,8 +25,7 @@ from world4rl_gym.faces import (
     row_of,
     to_pixels,
 )
-from world4rl_gym.imagination import Imagination, RewardFunction
-from world4rl_gym.initial_frames import InitialFrames
+from world4rl_gym.imagination import Imagination, ImaginationArguments
 from world4rl_gym.world_model import WorldModel
 
 _SPACES = ("observation_space", "action_space")
@@ -57,41 +55,18 @@ class ImaginedVectorEnv(Face, VectorEnv[Observation, np.ndarray, np.ndarray]):
         self,
         num_envs: int = 1,
         world_model: str | os.PathLike[str] | WorldModel | None = None,
-        revision: str | None = None,
-        task: str | Sequence[str] | None = None,
-        initial_frames: str | InitialFrames | np.ndarray = "start",
-        max_episode_steps: int | None = None,
-        num_inference_steps: int | None = None,
-        success_threshold: float | None = None,
-        uncertainty_penalty: float = 0.0,
-        max_uncertainty: float | None = None,
-        reward: RewardFunction | None = None,
-        device: str | torch.device | None = None,
-        micro_batch_size: int | None = None,
+        *,
         obs_type: str = "pixels",
         render_mode: str | None = None,
         render_scale: int = 4,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **arguments: Unpack[ImaginationArguments],
     ) -> None:
         check_render_mode(self.metadata, render_mode)
         self.render_scale = render_scale
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.imagination = Imagination(
-            num_envs,
-            world_model,
-            revision=revision,
-            task=task,
-            initial_frames=initial_frames,
-            max_episode_steps=max_episode_steps,
-            num_inference_steps=num_inference_steps,
-            success_threshold=success_threshold,
-            uncertainty_penalty=uncertainty_penalty,
-            max_uncertainty=max_uncertainty,
-            reward=reward,
-            device=device,
-            micro_batch_size=micro_batch_size,
-        )
+        self.imagination = Imagination(num_envs, world_model, **arguments)
         self.num_envs = self.imagination.num_envs
         self.render_mode = render_mode
         spaces = make_spaces(self.imagination.world_model, obs_type)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.episodes import Episode, EpisodeError
+from world4rl_gym.episodes import Episode, EpisodeError
 from world4rl_gym.eyes import TaskEyes
 from world4rl_gym.pixels import channels_first
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.episodes import Episode, EpisodeError, load_episodes, task_folder
+from world4rl_gym.episodes import Episode, EpisodeError, load_episodes, task_folder
 
 
 def start_frames_path(out: Path, task: str, split: str) -> Path:

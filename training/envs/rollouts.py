@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from training.data.episodes import Episode
 from training.envs.own_env import AnyEnv, make_own_env
 from training.envs.real_env import TASKS, RealEnv, require_real_env
+from world4rl_gym.episodes import Episode
 from world4rl_gym.faces import observe
 from world4rl_gym.features import MemoryFeatures
 from world4rl_gym.imagination import Imagination

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.episodes import Episode, EpisodeError
 from training.data.sequences import make_sequences
+from world4rl_gym.episodes import Episode, EpisodeError
 from world4rl_gym.features import features
 from world4rl_gym.pixels import channels_first
 from world4rl_gym.policy import Policy, make_policy, policy_config

@@ -5,47 +5,65 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from training.runs import processes
 from training.runs.records import save_record
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+_BOUNDS: dict[type, tuple[str, str, Callable[[float, float], bool]]] = {
+    Ge: ("at least", "ge", operator.ge),
+    Gt: ("above", "gt", operator.gt),
+    Le: ("at most", "le", operator.le),
+    Lt: ("less than", "lt", operator.lt),
+}
 
 
 class SettingsError(ValueError):
     """What was asked for contradicts what is there, or itself; the message names the field."""
 
 
-def require_at_least(args: Any, least: float, *names: str) -> None:
-    """Raises ValueError, naming the field, where one of these fields of `args` is below `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if not value >= least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A command line whose fields carry their bounds in their types: `steps: PositiveInt = 100`.
+
+    Raises:
+        SettingsError: A number is not finite or out of bounds; the message names the field.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for value, bounds in _numbers(hint, getattr(self, name)):
+                for bound in bounds:
+                    words, field, compare = _BOUNDS[type(bound)]
+                    limit = getattr(bound, field)
+                    if not compare(value, limit):
+                        raise SettingsError(f"{name}: expected {words} {limit}, got {value}")
+                if math.isinf(value):
+                    raise SettingsError(f"{name}: expected a finite number, got {value}")
 
 
-def require_above(args: Any, least: float, *names: str) -> None:
-    """Raises ValueError, naming the field, where one of these is not finite and above `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if not least < value < math.inf:
-            raise ValueError(f"{name}: expected a finite number above {least}, got {value}")
-
-
-def require_within(args: Any, least: float, most: float, *names: str) -> None:
-    """Raises ValueError, naming the field, where one of these is outside [`least`, `most`]."""
-    for name in names:
-        value = getattr(args, name)
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected within [{least}, {most}], got {value}")
-
-
-def require_below_one(args: Any, *names: str) -> None:
-    """Raises ValueError, naming the field, where one of these is outside [0, 1)."""
-    for name in names:
-        value = getattr(args, name)
-        if not 0 <= value < 1:
-            raise ValueError(f"{name}: expected in [0, 1), got {value}")
+def _numbers(hint: Any, value: Any) -> Iterator[tuple[float, tuple[Any, ...]]]:
+    """A field's numbers, each with its bounds."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        yield value, parts[1:]
+    elif origin in (Union, types.UnionType) and value is not None:
+        for part in parts:
+            yield from _numbers(part, value)
+    elif origin is tuple:
+        for one in value:
+            yield from _numbers(parts[0], one)
 
 
 def for_task(folder: Path, task: str) -> Path:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.data.episodes import EpisodeError
 from training.data.sequences import Sequences, join
 from training.evaluation.metrics import auroc
 from training.runs import processes
 from training.runs.loop import fit
+from world4rl_gym.episodes import EpisodeError
 from world4rl_gym.memory import MemoryConfig, MemoryState, TaskMemory
 
 STATE_BETA = 0.2

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from world4rl_gym.episodes import Episode
 from world4rl_gym.faces import enlarge
 
 VIDEO_SCALE = 6
@@ -74,7 +74,7 @@ class Recording:
         self.drivers.append(driver)
 
     def episode(self) -> bytes:
-        """Returns the episode as an `.npz` file, in the format that README.md describes.
+        """Returns the episode as an `.npz` file, the file of an `Episode`.
 
         `policy` names who drove, `seed` is the index of the initial frame, and one field more,
         `imagined`, tells it from a real one.
@@ -85,23 +85,20 @@ class Recording:
         if len(self) < 2:
             raise RecordingError(f"episode: expected at least 2 decisions, got {len(self)}")
         drivers = sorted(set(self.drivers))
-        fields: dict[str, Any] = {
-            "frames": np.stack(self.frames),
-            "actions": np.stack(self.actions),
-            "success": np.array(self.success),
-            "task": self.task,
-            "behaviour": "random" if drivers == ["random"] else "policy",
-            "seed": self.start,
-            "action_repeat": self.action_repeat,
-            "policy": " and ".join(drivers),
-            "imagined": True,
-        }
-        for name, values in (("state", self.states), ("command", self.commands)):
-            if values[0].size:
-                fields[name] = np.stack(values)
-        file = io.BytesIO()
-        np.savez_compressed(file, **fields)
-        return file.getvalue()
+        episode = Episode(
+            frames=np.stack(self.frames),
+            actions=np.stack(self.actions),
+            success=np.array(self.success),
+            task=self.task,
+            behaviour="random" if drivers == ["random"] else "policy",
+            seed=self.start,
+            action_repeat=self.action_repeat,
+            state=np.stack(self.states) if self.states[0].size else None,
+            command=np.stack(self.commands) if self.commands[0].size else None,
+            policy=" and ".join(drivers),
+            imagined=True,
+        )
+        return episode.to_bytes()
 
     def video(self, kind: str) -> bytes:
         """Returns the frames as a video, `FPS` a second, each pixel `VIDEO_SCALE` wide.

@@ -7,16 +7,16 @@ The one place that says how frames and actions line up: ``action[t]`` leads from
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.runs.settings import SettingsError
 from world4rl_gym.arguments import composed
+from world4rl_gym.writing import write_whole
 
 BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
@@ -24,14 +24,6 @@ PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 SPLITS = ("train", "validation", "test")
 OPTIONAL = {"state", "command", "policy", "action_low", "action_high", "imagined"}
 """Fields that an episode's file may lack."""
-DEMONSTRATIONS = Path(__file__).parent / "demonstrations"
-"""Five expert episodes of each of the embedded world model's tasks."""
-FRAME_SIZES = (16, 256)
-"""Smallest and largest height and width of frames that a world model is trained on."""
-
-
-MOST_STATE = 256
-"""Numbers of the robot's state that a memory takes."""
 
 
 class EpisodeError(ValueError):
@@ -140,20 +132,28 @@ class Episode:
         """Whether the task was solved at any time."""
         return bool(self.success.any())
 
+    @property
+    def state_size(self) -> int:
+        """Numbers of the robot's state; 0 without one."""
+        return 0 if self.state is None else self.state.shape[1]
+
+    @property
+    def command_size(self) -> int:
+        """Numbers of the command; 0 without one."""
+        return 0 if self.command is None else self.command.shape[1]
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of its file, a compressed `.npz`."""
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {k: np.asarray(v) for k, v in vars(self).items() if v is not None}
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the episode; the file appears whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                arrays: dict[str, Any] = {
-                    k: np.asarray(v) for k, v in vars(self).items() if v is not None
-                }
-                np.savez_compressed(file, **arrays)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self.to_bytes())
 
 
 def load_episode(path: str | os.PathLike[str]) -> Episode:
@@ -202,7 +202,7 @@ def load_episodes(
     """Loads all episodes of a split, in the order of their paths.
 
     Args:
-        folder: Holds `TASK/SPLIT/*.npz`, as `training.collect_episodes` writes it.
+        folder: Holds `TASK/SPLIT/*.npz`.
         split: One of `SPLITS`.
         tasks: Tasks to load; None loads every task found.
         behaviours: Behaviours to load.
@@ -246,8 +246,8 @@ def load_episodes(
             ("frame size", first.frames.shape[1:], episode.frames.shape[1:]),
             ("action size", first.actions.shape[1], episode.actions.shape[1]),
             ("action_repeat", first.action_repeat, episode.action_repeat),
-            ("state size", _width(first.state), _width(episode.state)),
-            ("command size", _width(first.command), _width(episode.command)),
+            ("state size", first.state_size, episode.state_size),
+            ("command size", first.command_size, episode.command_size),
             ("action bounds", _bounds(first), _bounds(episode)),
         ):
             if expected != got:
@@ -279,104 +279,9 @@ def episode_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.npz") if not p.name.startswith("."))
 
 
-def check_frame_size(where: str, height: int, width: int) -> None:
-    """Raises EpisodeError, saying what is needed, for frames that nothing can be trained on."""
-    least, most = FRAME_SIZES
-    if height != width or height % 8 or not least <= height <= most:
-        raise EpisodeError(
-            f"{where}: expected square frames, a multiple of 8 from {least} to {most} pixels, got "
-            f"{width} x {height}; python -m training.import_episodes pads and resizes"
-        )
-
-
-def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> None:
-    """Checks what all trainings need, before any begins, and says what would be learned badly.
-
-    Args:
-        folder: Folder of episodes.
-        task: The task.
-        episodes: Those of its training episodes that are there already.
-
-    Raises:
-        EpisodeError: The size of frames, state or command does not suit, there is one training
-            episode alone, or none solves the task; the message names the split.
-    """
-    where = f"{folder}: train episodes of {task}"
-    check_frame_size(where, *episodes[0].frames.shape[1:3])
-    first = episodes[0]
-    states, commands, size = _width(first.state), _width(first.command), first.actions.shape[1]
-    if states > MOST_STATE or commands > size:
-        raise EpisodeError(
-            f"{where}: expected at most {MOST_STATE} numbers of state and {size} of command (as "
-            f"many as action components), got {states} and {commands}"
-        )
-    counts = {
-        split: [bool(success.any()) for success in read_outcomes(folder, task, split)]
-        for split in SPLITS
-    }
-    solved_of = ", ".join(f"{split} {sum(own)} of {len(own)}" for split, own in counts.items())
-    if len(counts["train"]) < 2:
-        raise EpisodeError(f"{where}: expected at least 2, better 50, got {len(counts['train'])}")
-    if not any(counts["train"]):
-        raise EpisodeError(
-            f"{where}: expected some that solve the task, got none; solved: {solved_of}"
-        )
-    for split in ("train", "validation"):
-        own = counts[split]
-        if own and (all(own) or not any(own)):
-            kind = "fails" if all(own) else "solves the task"
-            print(f"note: {split} episodes of {task}: none {kind}; solved: {solved_of}", flush=True)
-
-
-def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:
-    """`success`, `(T,)` bool, of each readable episode of a split; no frame is read."""
-    outcomes = []
-    for path in episode_files(task_folder(folder, task) / split):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                outcomes.append(arrays["success"])
-        except Exception:  # a broken file is named where it is loaded
-            continue
-    return outcomes
-
-
-def load_experts(folder: Path, task: str, least: int) -> list[Episode]:
-    """Loads the expert training episodes of a task, at least so many.
-
-    Raises:
-        EpisodeError: There are none, or one is broken.
-        SettingsError: There are too few.
-    """
-    experts = load_episodes(folder, "train", [task], ["expert"])
-    if len(experts) < least:
-        raise SettingsError(
-            f"demonstrations: {folder} holds {len(experts)} expert episodes of {task}, expected "
-            f"at least {least}"
-        )
-    return experts
-
-
-def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:
-    """Raises EpisodeError where one episode stands in two splits, whatever its file's name."""
-    seen: dict[tuple[str, int], str] = {}
-    for split, episodes in splits.items():
-        for episode in episodes:
-            content = zlib.crc32(episode.actions.tobytes(), zlib.crc32(episode.frames.tobytes()))
-            other = seen.setdefault((episode.task, content), split)
-            if other != split:
-                raise EpisodeError(
-                    f"{split}: {episode.behaviour} episode of {episode.task}, seed {episode.seed}, "
-                    f"stands in {other} too"
-                )
-
-
 def _bounds(episode: Episode) -> object:
     low, high = episode.action_low, episode.action_high
     return None if low is None or high is None else (low.tolist(), high.tolist())
-
-
-def _width(values: np.ndarray | None) -> int:
-    return 0 if values is None else values.shape[1]
 
 
 def _require(holds: bool, field: str, expected: str, got: object) -> None:

@@ -7,14 +7,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.evaluation.outcomes import Imagined
-from training.runs.settings import SettingsError
+from world4rl_gym.outcomes import Imagined
+
+
+class RerunMissingError(ImportError):
+    """rerun-sdk is not installed; the message says how to install it."""
 
 
 def require_rerun() -> None:
-    """Raises SettingsError where Rerun is not installed."""
+    """Raises RerunMissingError where rerun-sdk is not installed."""
     if importlib.util.find_spec("rerun") is None:
-        raise SettingsError("rerun: rerun-sdk is not installed; pip install 'world4rl-gym[rerun]'")
+        raise RerunMissingError("--rerun needs rerun-sdk: pip install 'world4rl-gym[rerun]'")
 
 
 def record(episodes: Sequence[Imagined], threshold: float, path: Path) -> None:

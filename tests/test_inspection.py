@@ -16,12 +16,10 @@ import pytest
 from browser import LOOKS, check_accessible, chromium, look, needs_chromium, tab
 from conftest import COMMANDS, STATES
 from episode_factory import HORIZON, SIZE, make_episode
-from gl import needs_gl
 from PIL import Image
 
-from training.data.episodes import DEMONSTRATIONS, Episode, load_episodes
-from training.inspect_outcomes import Args, drawn_again, run
-from training.runs.settings import SettingsError
+from world4rl_gym.cli import main
+from world4rl_gym.episodes import Episode
 
 
 def make_stateful(seed: int, **changes: Any) -> Episode:
@@ -37,6 +35,11 @@ def make_stateful(seed: int, **changes: Any) -> Episode:
     )
 
 
+def write(model: str, episodes: Path, out: Path, most: int, *more: str) -> None:
+    """Runs `world4rl inspect`."""
+    main(["inspect", str(episodes), model, "--out", str(out), "--most", str(most), *more])
+
+
 @pytest.fixture(scope="module")
 def written(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of eight episodes, one of them not drawn and of a policy with a bad name."""
@@ -46,7 +49,7 @@ def written(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for episode in [*map(make_stateful, range(7)), undrawn]:
         episode.save(folder / "episodes" / "push" / "test" / f"{episode.seed}.npz")
     out = folder / "new" / "page.html"
-    run(Args(folder / "episodes", world_model=tiny_folder, out=out, most=8))
+    write(tiny_folder, folder / "episodes", out, 8)
     return out
 
 
@@ -72,22 +75,11 @@ def test_wrong_episodes_come_first_and_frames_are_within(written: Path) -> None:
 
 def test_no_more_than_asked_for_are_shown(written: Path, tiny_folder: str, tmp_path: Path) -> None:
     own = written.parents[1] / "episodes"
-    run(Args(own, world_model=tiny_folder, out=tmp_path / "few.html", most=3))
+    write(tiny_folder, own, tmp_path / "few.html", 3)
     all_of_them = held(written)["episodes"]
     few = held(tmp_path / "few.html")
     assert few["total"] == 8
     assert [one["seed"] for one in few["episodes"]] == [one["seed"] for one in all_of_them[:3]]
-
-
-@needs_gl
-def test_real_episodes_are_drawn_again_where_they_come_about_again() -> None:
-    own = load_episodes(DEMONSTRATIONS, "train", ["hammer"])[0]
-    undrawn = dataclasses.replace(own, frames=own.frames[:1])
-    other = dataclasses.replace(undrawn, seed=own.seed + 1)  # starts elsewhere
-    first, second = drawn_again([undrawn, other])
-    assert len(first.frames) == len(own) + 1
-    np.testing.assert_array_equal(first.frames[0], own.frames[0])
-    assert second is other
 
 
 def patch(page: Any, name: str) -> np.ndarray:
@@ -141,10 +133,31 @@ def test_the_page_is_accessible_and_fits(written: Path) -> None:
                 check_accessible(page, width)
 
 
-def test_without_rerun_its_recording_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        (["--most", "0"], "--most"),
+        (["--split", "tset"], "split"),
+        (["--task", "pull"], "pull"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(
+    written: Path, tiny_folder: str, tmp_path: Path, more: list[str], field: str
+) -> None:
+    out = tmp_path / "page.html"
+    with pytest.raises(SystemExit, match=f"error: .*{field}"):
+        write(tiny_folder, written.parents[1] / "episodes", out, 3, *more)
+    assert not out.exists()
+
+
+def test_without_rerun_its_recording_is_refused_at_once(
+    written: Path, tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(SettingsError, match=r"rerun: .*pip install"):
-        Args(rerun=Path("a.rrd"))
+    out = tmp_path / "page.html"
+    with pytest.raises(SystemExit, match=r"--rerun .*pip install"):
+        write(tiny_folder, written.parents[1] / "episodes", out, 3, "--rerun", "a.rrd")
+    assert not out.exists()
 
 
 def test_a_recording_for_rerun_holds_every_frame(
@@ -152,7 +165,7 @@ def test_a_recording_for_rerun_holds_every_frame(
 ) -> None:
     pytest.importorskip("rerun", reason="needs rerun-sdk")
     own, path = written.parents[1] / "episodes", tmp_path / "new" / "a.rrd"
-    run(Args(own, world_model=tiny_folder, out=tmp_path / "a.html", most=2, rerun=path))
+    write(tiny_folder, own, tmp_path / "a.html", 2, "--rerun", str(path))
     printed = subprocess.run(
         [Path(sys.executable).with_name("rerun"), "rrd", "print", "-vvv", path],
         capture_output=True,

@@ -1,0 +1,1 @@
+"""Episodes to look at: real beside imagined, those judged wrongly first."""
