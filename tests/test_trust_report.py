@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from browser import LOOKS, check_accessible, chromium, look, needs_chromium
 
+from training.evaluate_world_model import keep_verdicts
+from training.evaluation.trust import VERDICTS, stated_verdict, verdict
 from training.runs.settings import SettingsError
-from training.trust_report import Args, run, verdict
+from training.trust_report import Args, run
+from world4rl_gym import WorldModel
 
 REPORT = Path(__file__).parents[1] / "results" / "world_model.json"
 
@@ -100,3 +103,15 @@ def test_the_page_is_accessible_and_fits(tmp_path: Path) -> None:
             with look(browser, scheme, width) as page:
                 page.goto(page_file.as_uri())
                 check_accessible(page, width)
+
+
+def test_a_world_model_states_its_verdicts(model_folder: Path) -> None:
+    world_model = WorldModel.from_pretrained(str(model_folder))
+    assert stated_verdict(world_model, "push") == VERDICTS["unknown"]
+    tasks = {"push": {"plans": figures(0.5, 0.5, 0.5)}, "pull": {"plans": figures(0.99, 0.99, 0)}}
+    keep_verdicts(model_folder / "model_index.json", tasks)
+    world_model = WorldModel.from_pretrained(str(model_folder))
+    assert stated_verdict(world_model, "push") == VERDICTS["not"]
+    assert stated_verdict(world_model, "pull") == VERDICTS["believe"]
+    world_model.config.provenance["trust"] = ["push"]  # a model of somebody else's
+    assert stated_verdict(world_model, "push") == VERDICTS["unknown"]

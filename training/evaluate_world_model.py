@@ -34,6 +34,7 @@ from training.evaluation.formatting import number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
 from training.evaluation.model_card import model_card
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
+from training.evaluation.trust import TRUST, verdict
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
@@ -41,7 +42,7 @@ from training.runs.settings import NonNegativeInt, PositiveInt, Settings, Settin
 from training.world_model.assembly import checksum
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.imagination import Imagination
-from world4rl_gym.model_index import CARD_FILE
+from world4rl_gym.model_index import CARD_FILE, INDEX_FILE
 from world4rl_gym.outcomes import Imagined, check_fits, contexts_of, imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -327,10 +328,18 @@ def evaluate(args: Args) -> dict[str, Any]:
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
+        keep_verdicts(args.card / INDEX_FILE, tasks)
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if len(videos) == len(tasks):  # else the picture that is there shows more
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
     return report
+
+
+def keep_verdicts(path: Path, tasks: dict[str, Any]) -> None:
+    """Writes into a world model's index how far to believe it, task by task."""
+    index = json.loads(path.read_bytes())
+    index["provenance"][TRUST] = {task: verdict(figures) for task, figures in tasks.items()}
+    write_whole(path, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def _report(args: Args, tasks: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from training.envs.real_env import check_task
+from training.evaluation.trust import stated_verdict
 from training.policies.refinement import (
     REAL_STEPS,
     STEPS,
@@ -112,8 +113,9 @@ def run(args: Args) -> None:
         first, best = refined.curve[0].judged, max(point.judged for point in refined.curve)
         print(
             f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
-            "favourable member. What reality says, training.evaluate_policy measures; how far to "
-            "believe the world model, `world4rl info` tells"
+            "favourable member. How far to believe that, from test episodes: "
+            f"{stated_verdict(world_model, args.task)} What reality says, training.evaluate_policy "
+            "measures"
         )
     print(f"refined {args.task}: {args.out / 'policy'}")
 

@@ -18,26 +18,13 @@ import jinja2
 import tyro
 
 from training.evaluation.metrics import rate
+from training.evaluation.trust import TRUST, VERDICTS, verdict
 from training.runs import command
 from training.runs.settings import SettingsError
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-BELIEVE = {"auroc": 0.95, "agreement": 0.9, "bias": 0.05}
-"""What a task's figures must reach to be believed: AUROC and agreement at least, the difference of
-imagined and real success at most."""
-CARE = {"auroc": 0.85, "agreement": 0.8, "bias": 0.15}
-VERDICTS = {
-    "believe": "What succeeds in imagination succeeds in reality, nearly always. Refine in it, and "
-    "compare policies by it; try the chosen one on the robot before you rely on it.",
-    "care": "It tells better policies from worse ones, but does not judge each episode rightly. "
-    "Refine in it, and measure every policy in reality before you choose.",
-    "not": "It is often wrong. Do not choose a policy by it. It lacks episodes that fail or nearly "
-    "fail, and plans of refined policies that were done in reality.",
-    "unknown": "Nothing was measured that could tell: record test episodes that succeed and some "
-    "that fail.",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +42,6 @@ class Args:
     policies: tuple[Path, ...] = ()
     world_model: str | None = None
     out: Path = Path("runs/report/trust.html")
-
-
-def verdict(measured: dict[str, Any]) -> str:
-    """Says "believe", "care", "not" or "unknown", of one task's figures.
-
-    Fresh plans decide where there are some: they are what refinement makes of the model. Where they
-    have no AUROC, because nearly all of them succeed, or fail, it is that of the policies that it
-    never saw, or else of near-misses.
-    """
-    kinds = [o for kind in ("plans", "policies", "near_misses") if (o := measured.get(kind))]
-    aurocs = [one["auroc"] for one in kinds if one.get("auroc") is not None]
-    if not aurocs:
-        return "unknown"
-    figures = {
-        "auroc": aurocs[0],
-        "agreement": kinds[0]["agreement"]["mean"],
-        "bias": abs(kinds[0]["imagined_minus_real"]["mean"]),
-    }
-    for name, bounds in (("believe", BELIEVE), ("care", CARE)):
-        if (
-            figures["auroc"] >= bounds["auroc"]
-            and figures["agreement"] >= bounds["agreement"]
-            and figures["bias"] <= bounds["bias"]
-        ):
-            return name
-    return "not"
 
 
 def page(report: dict[str, Any], policies: list[dict[str, Any]], provenance: dict[str, Any]) -> str:
@@ -130,7 +91,8 @@ def run(args: Args) -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     try:
         report = json.loads(args.report.read_bytes())
-        text = page(report, [read_policy(p) for p in args.policies], world_model.config.provenance)
+        made_of = {k: v for k, v in world_model.config.provenance.items() if k != TRUST}
+        text = page(report, [read_policy(p) for p in args.policies], made_of)
     except (OSError, KeyError, TypeError, json.JSONDecodeError, jinja2.UndefinedError) as error:
         raise SettingsError(f"{args.report}: report: lacks what the page shows ({error})") from None
     args.out.parent.mkdir(parents=True, exist_ok=True)

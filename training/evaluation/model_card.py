@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from training.evaluation.formatting import world_model_table
+from training.evaluation.trust import TRUST
 from world4rl_gym.world_model import WorldModel
 
 _USE = """```python
@@ -60,7 +61,11 @@ def model_card(
         for network in (model.eyes, model.memory, model.denoiser)
     ]
     chosen = f', revision="{revision}"' if revision else ""
-    provenance = [f"- {key.replace('_', ' ')}: {value}" for key, value in config.provenance.items()]
+    provenance = [
+        f"- {key.replace('_', ' ')}: {value}"
+        for key, value in config.provenance.items()
+        if key != TRUST  # the table says it
+    ]
     parts = [
         "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"
         "tags: [world-model, robotics, reinforcement-learning, gymnasium, diffusion]\n---",

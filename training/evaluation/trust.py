@@ -1,0 +1,57 @@
+"""How far to believe a world model on a task, in a word and in a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from world4rl_gym.world_model import WorldModel
+
+BELIEVE = {"auroc": 0.95, "agreement": 0.9, "bias": 0.05}
+"""What a task's figures must reach to be believed: AUROC and agreement at least, the difference of
+imagined and real success at most."""
+CARE = {"auroc": 0.85, "agreement": 0.8, "bias": 0.15}
+VERDICTS = {
+    "believe": "What succeeds in imagination succeeds in reality, nearly always. Refine in it, and "
+    "compare policies by it; try the chosen one on the robot before you rely on it.",
+    "care": "It tells better policies from worse ones, but does not judge each episode rightly. "
+    "Refine in it, and measure every policy in reality before you choose.",
+    "not": "It is often wrong. Do not choose a policy by it. It lacks episodes that fail or nearly "
+    "fail, and plans of refined policies that were done in reality.",
+    "unknown": "Nothing was measured that could tell: record test episodes that succeed and some "
+    "that fail.",
+}
+TRUST = "trust"
+"""Where a world model's provenance keeps its tasks' verdicts."""
+
+
+def verdict(measured: dict[str, Any]) -> str:
+    """Says "believe", "care", "not" or "unknown", of one task's figures.
+
+    Fresh plans decide where there are some: they are what refinement makes of the model. Where they
+    have no AUROC, because nearly all of them succeed, or fail, it is that of the policies that it
+    never saw, or else of near-misses.
+    """
+    kinds = [o for kind in ("plans", "policies", "near_misses") if (o := measured.get(kind))]
+    aurocs = [one["auroc"] for one in kinds if one.get("auroc") is not None]
+    if not aurocs:
+        return "unknown"
+    figures = {
+        "auroc": aurocs[0],
+        "agreement": kinds[0]["agreement"]["mean"],
+        "bias": abs(kinds[0]["imagined_minus_real"]["mean"]),
+    }
+    for name, bounds in (("believe", BELIEVE), ("care", CARE)):
+        if (
+            figures["auroc"] >= bounds["auroc"]
+            and figures["agreement"] >= bounds["agreement"]
+            and figures["bias"] <= bounds["bias"]
+        ):
+            return name
+    return "not"
+
+
+def stated_verdict(world_model: WorldModel, task: str) -> str:
+    """What a world model says of itself on a task: a sentence of `VERDICTS`."""
+    stated = world_model.config.provenance.get(TRUST)
+    word = stated.get(task) if isinstance(stated, dict) else None
+    return VERDICTS.get(str(word), VERDICTS["unknown"])
