@@ -28,6 +28,7 @@ from training.runs.settings import NonNegativeInt, PositiveInt, Settings, Settin
 from world4rl_gym.episodes import load_episodes, task_folder
 from world4rl_gym.outcomes import contexts_of, imagine
 from world4rl_gym.policy import Policy
+from world4rl_gym.steering import SteeredPolicy
 from world4rl_gym.world_model import WorldModel
 
 MEANINGS = {
@@ -96,7 +97,8 @@ def run(args: Args) -> dict[str, list[bool]]:
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     world_model = WorldModel.from_pretrained(args.world_model)
-    policy = Policy.from_pretrained(args.policy)
+    kind = SteeredPolicy if (Path(args.policy) / "flow").is_dir() else Policy
+    policy = kind.from_pretrained(args.policy)
     policy.check_fits(world_model, args.task)
     seeds = split_seeds(args.split, args.episodes, args.offset)
     outcomes: dict[str, np.ndarray] = {}

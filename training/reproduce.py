@@ -33,6 +33,7 @@ from training.envs.real_env import TASKS, check_task, require_real_env, split_se
 from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
 from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
+from training.policies.flow import clone_flow, steer
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
     REAL_STEPS,
@@ -48,6 +49,7 @@ from training.runs.records import save_record
 from training.runs.settings import PositiveInt, Settings, SettingsError, differences
 from training.world_model.assembly import checksum
 from world4rl_gym.policy import Policy
+from world4rl_gym.steering import SteeredPolicy
 from world4rl_gym.world_model import WorldModel
 
 PolicyName = Literal[
@@ -55,6 +57,7 @@ PolicyName = Literal[
 ]
 IMAGINED = {"cloned": "imagined_before", "refined": "imagined_after"}
 """What the imagined outcomes of a policy are called."""
+STEERED = ("flow", "steered")
 COLUMNS = {
     "cloned": "clone",
     "refined": "refined",
@@ -63,6 +66,8 @@ COLUMNS = {
     "longer_clone": "longer clone",
     "cloned_frames": "clone on frames",
     "distilled": "refined, distilled into frames",
+    "flow": "clone by flow matching",
+    "steered": "the same, its noise refined",
     "imagined_before": "clone, imagined",
     "imagined_after": "refined, imagined",
 }
@@ -196,11 +201,12 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     }
 
 
-def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy:
+def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy | SteeredPolicy:
     """Trains one of the cell's policies, or reads it where it is done."""
     folder = args.cells / cell.name / name
     if folder.exists():
-        return Policy.from_pretrained(folder)
+        return (SteeredPolicy if name in STEERED else Policy).from_pretrained(folder)
+    policy: Policy | SteeredPolicy
     if "clone" in name:
         policy = clone_episodes(
             demonstrations_of(args, cell),
@@ -209,10 +215,20 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy:
             args.clone_steps * (3 if name == "longer_clone" else 1),
             cell.draw,
         )
+    elif name == "flow":
+        shown = demonstrations_of(args, cell)
+        policy = SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
+    elif name == "steered":
+        flow = train(args, cell, "flow", world_model)
+        assert isinstance(flow, SteeredPolicy)
+        policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
     elif name == "distilled":
-        policy = distil(train(args, cell, "refined", world_model), world_model, seed=cell.seed)
+        teacher = train(args, cell, "refined", world_model)
+        assert isinstance(teacher, Policy)
+        policy = distil(teacher, world_model, seed=cell.seed)
     else:
         cloned, title = train(args, cell, "cloned", world_model), f"{cell.name} {name}"
+        assert isinstance(cloned, Policy)
         if name == "refined":
             policy = refine_imagined(
                 cloned, world_model, cell.task, args.steps, cell.seed, title

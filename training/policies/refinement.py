@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from tqdm import tqdm
 
 from training.envs.real_env import RealEnv, require_real_env, split_seeds
-from training.envs.rollouts import observed
+from training.envs.rollouts import Actor, observed
 from training.policies.ppo import CRITIC_STEPS, UnitActions, learn_critic, make_ppo, policy_of
 from world4rl_gym.faces import observe
 from world4rl_gym.imagination import Imagination
@@ -245,13 +245,13 @@ def chosen(judged: Sequence[float]) -> int:
     return int(np.argmax(judged[: enough[0] + 1] if enough else judged))
 
 
-def make_judge(world_model: WorldModel, task: str) -> Callable[[Policy], float]:
+def make_judge(world_model: WorldModel, task: str) -> Callable[[Actor], float]:
     """Judges policies from all of the world model's starts, by its least favourable member."""
     count = len(Imagination(1, world_model, task=task).starts.candidates)
     imagination = Imagination(count, world_model, task=task)
     starts = imagination.starts.candidates
 
-    def judge(policy: Policy) -> float:
+    def judge(policy: Actor) -> float:
         imagination.reset(initial_frame=starts)
         least = np.zeros(count)
         for _ in range(imagination.max_episode_steps):

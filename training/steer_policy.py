@@ -1,0 +1,87 @@
+"""Clones a flow policy and refines, in imagination, what chooses its noise (DSRL).
+
+    python -m training.steer_policy --task hammer --episodes training/data/demonstrations
+    python -m training.evaluate_policy --task hammer --policy runs/steered/hammer/policy
+
+The flow policy stays as it was cloned (Wagenmaker et al., arXiv 2506.15799).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import tyro
+
+from training.data.trainable import load_experts
+from training.evaluation.trust import stated_verdict
+from training.policies.flow import clone_flow, steer
+from training.policies.refinement import STEPS
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.records import save_record
+from training.runs.settings import NonNegativeInt, PositiveInt, Settings, for_task, keep_settings
+from world4rl_gym.outcomes import check_fits
+from world4rl_gym.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Args(Settings):
+    """Command line of `training.steer_policy`.
+
+    Attributes:
+        task: The task.
+        world_model: Folder or Hub id; None is the embedded one.
+        episodes: Folder of episodes; the training experts are cloned.
+        demonstrations: How many of them.
+        out: Folder of the run; the policy appears in its `policy`. "{task}" stands for the task.
+        clone_steps: Gradient steps of the flow policy.
+        steps: Env steps of PPO at most.
+        seed: Seed of all.
+    """
+
+    task: str
+    world_model: str | None = None
+    episodes: Path = Path("data/episodes")
+    demonstrations: PositiveInt = 5
+    out: Path = Path("runs/steered/{task}")
+    clone_steps: PositiveInt = 4000
+    steps: PositiveInt = STEPS
+    seed: NonNegativeInt = 0
+
+
+def run(args: Args) -> None:
+    """Clones, steers and saves the policy.
+
+    Raises:
+        EpisodeError: There are no demonstrations, or they do not fit the world model.
+        WorldModelError: The world model cannot be loaded.
+        SettingsError: There are too few demonstrations, or the folder holds another run.
+    """
+    torch.set_num_threads(1)
+    out = for_task(args.out, args.task)
+    world_model = WorldModel.from_pretrained(args.world_model)
+    shown = load_experts(args.episodes, args.task, args.demonstrations)[: args.demonstrations]
+    check_fits(world_model, shown)
+    with locked(out):
+        keep_settings(args, out, ("episodes",))
+        flow = clone_flow(shown, world_model, args.clone_steps, args.seed)
+        policy, curve = steer(flow, world_model, args.task, args.steps, args.seed)
+        policy.save_pretrained(out / "policy")
+        save_record(out / "curve.json", [dataclasses.asdict(point) for point in curve])
+    first, best = curve[0].judged, max(point.judged for point in curve)
+    print(
+        f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
+        f"favourable member. {stated_verdict(world_model, args.task)}"
+    )
+    print(f"steered {args.task}: {out / 'policy'}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
