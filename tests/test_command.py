@@ -7,9 +7,10 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import tyro
 
 from training.runs import command
 from training.runs.settings import (
@@ -56,6 +57,7 @@ class Asked(Settings):
     rounds: tuple[PositiveInt, ...] = ()
     rate: PositiveFloat = 1.0
     part: Share = 0.0
+    source: Annotated[Path, tyro.conf.Positional] = Path()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -20,13 +21,13 @@ from recorded_data import (
     write_robomimic,
 )
 
-from training.data.importers.recording import SourceError
+from training.data.importers.recording import Recording, Source, SourceError, side_by_side
 from training.import_episodes import Args, kept_frames, run, split_of, squared
 from training.runs.settings import SettingsError
 from world4rl_gym.episodes import SPLITS, Episode, EpisodeError, load_episodes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari.*")
-FRONT = {"camera": "observation.images.front"}
+FRONT = {"camera": ("observation.images.front",)}
 
 
 def imported(
@@ -105,6 +106,39 @@ def test_one_task_of_several_is_read(tmp_path: Path) -> None:
     assert sum(own["episodes"] for own in record["splits"].values()) == 3
 
 
+def test_two_cameras_stand_side_by_side(tmp_path: Path) -> None:
+    cameras = ("observation.images.front", "observation.images.wrist")
+    alone = [
+        imported(LEROBOT, "lerobot", tmp_path / key, size=64, fit="resize", camera=(key,))[0]
+        for key in cameras
+    ]
+    both, record = imported(
+        LEROBOT, "lerobot", tmp_path / "both", size=64, fit="resize", camera=cameras
+    )
+    assert record["dropped"] == {} and len(both) == len(alone[0])
+    for index, episode in both.items():
+        for side, own in enumerate(alone):
+            half = episode.frames[:, :, 32 * side : 32 * (side + 1)]
+            squeezed = own[index].frames.reshape(*own[index].frames.shape[:2], 32, 2, 3).mean(3)
+            other = alone[1 - side][index].frames.reshape(*squeezed.shape[:3], 2, 3).mean(3)
+            assert mean_error(half, squeezed) < 12 < mean_error(half, other)
+
+
+def test_an_episode_that_one_camera_lacks_is_named(tmp_path: Path) -> None:
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    made = [
+        Recording(name, tmp_path, 3, lambda: frames, np.zeros((2, 1)), None, None, None)
+        for name in ("episode 0", "episode 1")
+    ]
+    wide = dataclasses.replace(made[0], frames=lambda: np.ones((3, 16, 32, 3), np.uint8))
+    joined = side_by_side([Source(made, [], "positions"), Source([wide], [], "positions")])
+    assert [one.name for one in joined.recordings] == ["episode 0"]
+    assert joined.bad == [f"{tmp_path}: episode 1: not seen by every camera"]
+    (first, *rest) = joined.recordings[0].frames()
+    assert first.shape == (8, 24, 3) and len(rest) == 2  # the second camera's 32 x 16 as high
+    assert first[:, :8].max() == 0 and first[:, 8:].min() == 1
+
+
 def test_robomimic_arrives_without_loss(tmp_path: Path) -> None:
     made = write_robomimic(tmp_path / "toy.hdf5")
     found, record = imported(tmp_path / "toy.hdf5", "robomimic", tmp_path / "out")
@@ -120,7 +154,7 @@ def test_minari_arrives_without_loss(tmp_path: Path, monkeypatch) -> None:
     made = write_minari("toy/push-v0")
     for number, source in enumerate(("toy/push-v0", tmp_path / "toy" / "push-v0")):
         out = tmp_path / f"out-{number}"
-        options = {"camera": "pixels", "state": ("state",)}
+        options = {"camera": ("pixels",), "state": ("state",)}
         found, _ = imported(Path(source), "minari", out, **options)
         for index, episode in enumerate(made):
             assert np.array_equal(found[index].frames, episode.frames)

@@ -19,7 +19,7 @@ from world4rl_gym.episodes import EpisodeError
 def test_a_report_counts_what_there_is(tmp_path: Path, capsys) -> None:
     import_episodes.run(
         import_episodes.Args(
-            LEROBOT, "lerobot", tmp_path / "data", "push", camera="observation.images.front"
+            LEROBOT, "lerobot", tmp_path / "data", "push", camera=("observation.images.front",)
         )
     )
     report = run(Args(tmp_path / "data", html=tmp_path / "page" / "report.html"))

@@ -24,7 +24,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.data.importers import folder, lerobot, minari, robomimic
-from training.data.importers.recording import HELD, SUMMED, Choice, Recording, Source, SourceError
+from training.data.importers.recording import (
+    HELD,
+    SUMMED,
+    Choice,
+    Recording,
+    Source,
+    SourceError,
+    side_by_side,
+)
 from training.data.trainable import check_frame_size
 from training.envs.real_env import SPLIT_SEEDS
 from training.runs import command
@@ -53,7 +61,8 @@ class Args(Settings):
         source_format: Its format.
         out: Folder of episodes; they appear in `OUT/TASK/{train,validation,test}`.
         task: The task's name in the world model.
-        camera: Key of the camera to see by; needed where there are several.
+        camera: Key of the camera to see by; needed where there are several. Of several keys, the
+            frames stand side by side, from left to right.
         state: Keys of the robot's state, joined in this order; none given takes the format's usual
             ones, and "none" none.
         command: What the robot is commanded to: "action", for an arm whose action is the commanded
@@ -86,7 +95,7 @@ class Args(Settings):
     ]
     out: Path
     task: str
-    camera: str | None = None
+    camera: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     command: str | None = None
     actions: Literal["displacements", "positions"] | None = None
@@ -279,8 +288,15 @@ class Import:
                 f"{place}: holds episodes already; choose another --out or --task, or remove it"
             )
         state = None if not args.state else tuple(k for k in args.state if k not in ("none", ""))
-        choice = Choice(args.camera, state, args.command, args.success, args.only, args.skip_bad)
-        source = READERS[args.source_format](args.source, choice)
+        source = side_by_side(
+            [
+                READERS[args.source_format](
+                    args.source,
+                    Choice(camera, state, args.command, args.success, args.only, args.skip_bad),
+                )
+                for camera in args.camera or (None,)
+            ]
+        )
         for reason in source.bad:
             self.note(self.dropped, "not readable", reason)
         recordings = self.long_enough(source.recordings)

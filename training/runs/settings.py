@@ -57,7 +57,9 @@ def _numbers(hint: Any, value: Any) -> Iterator[tuple[float, tuple[Any, ...]]]:
     """A field's numbers, each with its bounds."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        yield value, parts[1:]
+        bounds = tuple(part for part in parts[1:] if type(part) in _BOUNDS)
+        if bounds:  # else it says something to the command line alone
+            yield value, bounds
     elif origin in (Union, types.UnionType) and value is not None:
         for part in parts:
             yield from _numbers(part, value)

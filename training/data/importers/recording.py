@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 HELD = "positions"
@@ -121,6 +123,38 @@ def gather(
                 raise
             bad.append(str(error))
     return recordings, bad
+
+
+def side_by_side(sources: Sequence[Source]) -> Source:
+    """One data set out of what several cameras saw of it; the first one's frames are left.
+
+    An episode that one of the cameras lacks counts as bad.
+    """
+    first, *others = sources
+    by_name = [{one.name: one for one in other.recordings} for other in others]
+    joined, bad = [], [reason for source in sources for reason in source.bad]
+    for one in first.recordings:
+        rest = [own[one.name] for own in by_name if one.name in own]
+        if len(rest) < len(others):
+            bad.append(f"{one.file}: {one.name}: not seen by every camera")
+            continue
+        views = [one, *rest]
+        joined.append(dataclasses.replace(one, frames=functools.partial(_joined, views)))
+    return dataclasses.replace(first, recordings=joined, bad=list(dict.fromkeys(bad)))
+
+
+def _joined(views: Sequence[Recording]) -> Iterator[np.ndarray]:
+    """The frames of several views of one episode, side by side, as high as the first one's."""
+    for frames in zip(*(view.frames() for view in views), strict=False):
+        height = frames[0].shape[0]
+        yield np.concatenate([_as_high(frame, height) for frame in frames], axis=1)
+
+
+def _as_high(frame: np.ndarray, height: int) -> np.ndarray:
+    if frame.shape[0] == height:
+        return frame
+    width = max(1, round(frame.shape[1] * height / frame.shape[0]))
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def choose_camera(path: Path, cameras: Sequence[str], chosen: str | None) -> str:
