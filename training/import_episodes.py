@@ -33,13 +33,17 @@ from training.data.importers.recording import (
     SourceError,
     side_by_side,
 )
+from training.data.labelling import labelling_page
 from training.data.trainable import check_frame_size
 from training.envs.real_env import SPLIT_SEEDS
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError, Share
 from world4rl_gym.episodes import BEHAVIOURS, SPLITS, Episode, EpisodeError
+from world4rl_gym.writing import write_whole
 
+LABEL_SIZE = 160
+"""Height and width of frames on the page on which episodes are labelled."""
 READERS: dict[str, Callable[[Path, Choice], Source]] = {
     "lerobot": lerobot.read,
     "robomimic": robomimic.read,
@@ -80,6 +84,8 @@ class Args(Settings):
         action_high: The same for the largest.
         success: When the task counts as solved: "column:KEY", "final" (every episode ends solved)
             or "none". None takes the format's usual column.
+        label: Writes this HTML page instead of importing: it shows each episode's last frames,
+            takes a key, and says which `success` and `failures` to import with.
         failures: With `--success final`, names or numbers of the episodes that failed.
         behaviour: Who acted in episodes that were solved; all others count as a policy's.
         only: Text of the one task to import, from a data set of several.
@@ -107,6 +113,7 @@ class Args(Settings):
     action_high: tuple[float, ...] = ()
     success: str | None = None
     failures: tuple[str, ...] = ()
+    label: Path | None = None
     behaviour: str = "expert"
     only: str | None = None
     validation: Share = 0.15
@@ -270,6 +277,28 @@ class Import:
         self.changed: dict[str, list[str]] = {}
         self.counts: dict[str, dict[str, int]] = {}
 
+    def read(self) -> Source:
+        """Reads the data set; what is not readable is noted.
+
+        Raises:
+            SourceError: It is missing, broken or not understood.
+        """
+        args = self.args
+        state = None if not args.state else tuple(k for k in args.state if k not in ("none", ""))
+        success = "none" if args.label is not None else args.success
+        source = side_by_side(
+            [
+                READERS[args.source_format](
+                    args.source,
+                    Choice(camera, state, args.command, success, args.only, args.skip_bad),
+                )
+                for camera in args.camera or (None,)
+            ]
+        )
+        for reason in source.bad:
+            self.note(self.dropped, "not readable", reason)
+        return source
+
     def run(self) -> dict[str, Any]:
         """Reads, converts and writes; the task's folder appears whole or not at all.
 
@@ -287,18 +316,7 @@ class Import:
             raise SettingsError(
                 f"{place}: holds episodes already; choose another --out or --task, or remove it"
             )
-        state = None if not args.state else tuple(k for k in args.state if k not in ("none", ""))
-        source = side_by_side(
-            [
-                READERS[args.source_format](
-                    args.source,
-                    Choice(camera, state, args.command, args.success, args.only, args.skip_bad),
-                )
-                for camera in args.camera or (None,)
-            ]
-        )
-        for reason in source.bad:
-            self.note(self.dropped, "not readable", reason)
+        source = self.read()
         recordings = self.long_enough(source.recordings)
         if not recordings:
             raise SourceError(f"{args.source}: expected at least one episode of 3 frames")
@@ -476,13 +494,32 @@ def described(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def write_label_page(args: Args, path: Path) -> dict[str, Any]:
+    """Writes the page on which a person labels the episodes; returns what was dropped.
+
+    Raises:
+        SourceError: The data set is missing, broken or not understood.
+    """
+    todo = Import(args)
+    recordings = todo.read().recordings
+    text = labelling_page(args.source, recordings, lambda f: squared(f, LABEL_SIZE, args.fit))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text.encode())
+    print(f"{path}: {len(recordings)} episodes to label in a browser; nothing was imported yet")
+    return {"dropped": todo.dropped}
+
+
 def run(args: Args) -> dict[str, Any]:
     """Imports a data set and prints what came of it; returns what `import.json` keeps.
+
+    With `label`, the page is written instead.
 
     Raises:
         SourceError: The data set is missing, broken or not understood.
         SettingsError: What was asked for does not fit it, or the task has episodes already.
     """
+    if args.label is not None:
+        return write_label_page(args, args.label)
     record = Import(args).run()
     print(described(record))
     print(f"done: {args.out / args.task}; all that was dropped or changed stands in {RECORD}")
