@@ -53,6 +53,10 @@ def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == before
     other = measure(dataclasses.replace(args, real_steps=7), CELL)  # of PPO that was not asked for
     assert other["outcomes"] == more["outcomes"]
+    some = dataclasses.replace(args, policies=("filtered", "flow", "steered"), rollouts=2)
+    assert set(measure(some, CELL)["outcomes"]) == {*more["outcomes"], *some.policies}
+    with pytest.raises(SettingsError, match=r"rollouts: 2 there, 3 now"):
+        measure(dataclasses.replace(some, rollouts=3), CELL)
     with pytest.raises(SettingsError, match=r"steps: 3200 there, 6400 now"):
         measure(dataclasses.replace(args, steps=6400), CELL)
 

@@ -5,10 +5,11 @@
 
 A cell is a task, a number of demonstrations, a draw of the clone and a seed of PPO. A cell clones,
 refines the clone in imagination, and, as its upper and lower bound, by the same PPO in the real
-env and with a reward of zero. Beside them stand a clone of three times as many steps, a clone that
-looks at frames, and a policy on frames into which the refined one was distilled. All of them are
-evaluated in the real env, from the same held-out starts. Finished cells are kept, and the same
-command goes on where it was stopped.
+env and with a reward of zero. Beside them stand a clone of three times as many steps, one that also
+imitates the solved ones of its own real episodes (filtered), one that looks at frames, a policy on
+frames into which the refined one was distilled, and a flow policy, as cloned and steered by its
+noise. All of them are evaluated in the real env, from the same held-out starts. Finished cells are
+kept, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ from scipy import stats
 
 from training.data.trainable import load_experts
 from training.distil_policy import distil
-from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
-from training.envs.rollouts import imagined_outcomes, make_real_env, real_outcomes, real_starts
+from training.envs.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.envs.rollouts import (
+    imagined_outcomes,
+    make_real_env,
+    real_episodes,
+    real_outcomes,
+    real_starts,
+)
 from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
 from training.policies.flow import clone_flow, steer
@@ -53,17 +60,29 @@ from world4rl_gym.steering import SteeredPolicy
 from world4rl_gym.world_model import WorldModel
 
 PolicyName = Literal[
-    "cloned", "refined", "real_twin", "zero_reward", "longer_clone", "cloned_frames", "distilled"
+    "cloned",
+    "refined",
+    "real_twin",
+    "zero_reward",
+    "longer_clone",
+    "filtered",
+    "cloned_frames",
+    "distilled",
+    "flow",
+    "steered",
 ]
 IMAGINED = {"cloned": "imagined_before", "refined": "imagined_after"}
 """What the imagined outcomes of a policy are called."""
 STEERED = ("flow", "steered")
+OWN_SETTINGS = {"real_twin": "real_steps", "filtered": "rollouts"}
+"""Settings that one policy of a cell alone depends on."""
 COLUMNS = {
     "cloned": "clone",
     "refined": "refined",
     "real_twin": "PPO in the real env",
     "zero_reward": "PPO, reward zero",
     "longer_clone": "longer clone",
+    "filtered": "filtered cloning",
     "cloned_frames": "clone on frames",
     "distilled": "refined, distilled into frames",
     "flow": "clone by flow matching",
@@ -72,6 +91,8 @@ COLUMNS = {
     "imagined_after": "refined, imagined",
 }
 GAINS = ("real gain", "worst run", "sign test's p", "share of the real env's gain")
+ROLLOUT_OFFSET = 370_000
+"""Of the training starts from which filtered cloning plays."""
 TEST_OFFSET = 300_000
 """Of the test starts; nothing is chosen on them."""
 
@@ -89,6 +110,7 @@ class Args(Settings):
         clone_steps: Gradient steps of each clone.
         steps: Env steps of each refinement.
         real_steps: Those of PPO in the real env, which runs at a tenth of the speed.
+        rollouts: Real episodes of the clone of which filtered cloning imitates the solved ones.
         episodes: Test starts.
         episodes_folder: Where the demonstrations are.
         world_model: Folder or Hub id; None is the embedded one.
@@ -105,6 +127,7 @@ class Args(Settings):
     clone_steps: PositiveInt = 4000
     steps: PositiveInt = STEPS
     real_steps: PositiveInt = REAL_STEPS
+    rollouts: PositiveInt = 100
     episodes: PositiveInt = 200
     episodes_folder: Path = Path("data/episodes")
     world_model: str | None = None
@@ -150,10 +173,10 @@ def _world_model(source: str | None) -> WorldModel:
     return WorldModel.from_pretrained(source)
 
 
-def training_steps(args: Args) -> dict[str, int]:
-    """The steps of each training; of PPO in the real env only where it is asked for."""
-    real = {"real_steps": args.real_steps} if "real_twin" in args.policies else {}
-    return {"clone_steps": args.clone_steps, "steps": args.steps, **real}
+def training_settings(args: Args) -> dict[str, int]:
+    """The settings of the trainings that are asked for."""
+    own = {f: getattr(args, f) for name, f in OWN_SETTINGS.items() if name in args.policies}
+    return {"clone_steps": args.clone_steps, "steps": args.steps, **own}
 
 
 def measure(args: Args, cell: Cell) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     out = args.cells / cell.name
     world_model = _world_model(args.world_model)
     asked = {
-        **training_steps(args),
+        **training_settings(args),
         "episodes": args.episodes,
         "world_model": checksum(world_model, cell.task),
     }
@@ -172,8 +195,9 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         kept = json.loads(path.read_text())
     outcomes: dict[str, str] = kept["outcomes"]
     settings = kept["settings"]
-    if "real_twin" not in outcomes and not (out / "real_twin").exists():
-        settings.pop("real_steps", None)  # nothing that is there depends on it
+    for name, field in OWN_SETTINGS.items():
+        if name not in outcomes and not (out / name).exists():
+            settings.pop(field, None)  # nothing that is there depends on it
     if differing := differences({k: settings.get(k, v) for k, v in asked.items()}, asked):
         raise SettingsError(f"{out}: holds a cell of other settings ({differing})")
     settings.update(asked)
@@ -183,7 +207,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         env = make_real_env(cell.task)
         seeds = split_seeds("test", args.episodes, TEST_OFFSET)
         for name in missing:
-            policy = train(args, cell, name, world_model)
+            policy = train(args, cell, name, world_model, env)
             solved = real_outcomes(env, policy, world_model, seeds, f"{cell.name} {name}")
             if name in IMAGINED:
                 starts = real_starts(env, seeds)
@@ -201,7 +225,9 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     }
 
 
-def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy | SteeredPolicy:
+def train(
+    args: Args, cell: Cell, name: str, world_model: WorldModel, env: RealEnv
+) -> Policy | SteeredPolicy:
     """Trains one of the cell's policies, or reads it where it is done."""
     folder = args.cells / cell.name / name
     if folder.exists():
@@ -219,17 +245,22 @@ def train(args: Args, cell: Cell, name: str, world_model: WorldModel) -> Policy 
         shown = demonstrations_of(args, cell)
         policy = SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
     elif name == "steered":
-        flow = train(args, cell, "flow", world_model)
+        flow = train(args, cell, "flow", world_model, env)
         assert isinstance(flow, SteeredPolicy)
         policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
     elif name == "distilled":
-        teacher = train(args, cell, "refined", world_model)
+        teacher = train(args, cell, "refined", world_model, env)
         assert isinstance(teacher, Policy)
         policy = distil(teacher, world_model, seed=cell.seed)
     else:
-        cloned, title = train(args, cell, "cloned", world_model), f"{cell.name} {name}"
+        cloned, title = train(args, cell, "cloned", world_model, env), f"{cell.name} {name}"
         assert isinstance(cloned, Policy)
-        if name == "refined":
+        if name == "filtered":
+            seeds = split_seeds("train", args.rollouts, ROLLOUT_OFFSET + 1000 * cell.draw)
+            played = real_episodes(env, cloned, world_model, seeds, title)
+            shown = [*demonstrations_of(args, cell), *(e for e in played if e.solved)]
+            policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=cell.draw)
+        elif name == "refined":
             policy = refine_imagined(
                 cloned, world_model, cell.task, args.steps, cell.seed, title
             ).policy
@@ -344,7 +375,7 @@ def run(args: Args) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, len(cells))) as pool:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
-    save_record(args.out, {**training_steps(args), "rows": rows})
+    save_record(args.out, {**training_settings(args), "rows": rows})
     means = summarise(rows)
     args.out.with_suffix(".md").write_text(means + "\n", "utf-8")
     print(means)
