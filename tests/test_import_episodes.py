@@ -136,7 +136,10 @@ def test_an_episode_that_one_camera_lacks_is_named(tmp_path: Path) -> None:
     wide = dataclasses.replace(made[0], frames=lambda: np.ones((3, 16, 32, 3), np.uint8))
     joined = side_by_side([Source(made, [], "positions"), Source([wide], [], "positions")])
     assert [one.name for one in joined.recordings] == ["episode 0"]
-    assert joined.bad == [f"{tmp_path}: episode 1: not seen by every camera"]
+    (lost,) = joined.bad
+    assert lost == f"{tmp_path}: episode 1: not seen by every camera (no reason is known)"
+    alone = Source([], ["a file is missing", "a file is missing"], "positions")
+    assert side_by_side([alone]) == alone  # two episodes of one file
     (first, *rest) = joined.recordings[0].frames()
     assert first.shape == (8, 24, 3) and len(rest) == 2  # the second camera's 32 x 16 as high
     assert first[:, :8].max() == 0 and first[:, 8:].min() == 1

@@ -34,7 +34,6 @@ from training import (
 from training.envs.own_env import OwnEnv, OwnEnvError, make_own_env
 from training.envs.rollouts import play
 from training.evaluation.formatting import world_model_table
-from training.evaluation.trust import VERDICTS
 from training.policies.ppo import UnitActions
 from training.policies.refinement import imagined_env
 from training.runs.settings import SettingsError
@@ -119,7 +118,7 @@ def test_the_whole_path_runs_without_meta_world(walked: Path, world_model: World
     judged = r"push: judged \d+ % -> \d+ % by the memory's least favourable member"
     printed = (walked / "refine_policy.txt").read_text()
     assert re.search(judged, printed)
-    assert VERDICTS["unknown"] in printed
+    assert "It does not say; training.evaluate_world_model --card" in printed
     page = (ROOT / "docs" / "own-data.md").read_text()
     for module, *_ in commands():
         assert f"training.{module}" in page

@@ -27,9 +27,10 @@ from world4rl_gym.model_index import ALL_FILES
 from world4rl_gym.world_model import WorldModel, WorldModelError
 
 RATE = {"mean": 0.954, "low": 0.9, "high": 0.98}
+BIAS = {"mean": 0.02, "low": -0.02, "high": 0.06}
 FIGURES = {
-    "policies": {"auroc": 0.9876, "agreement": RATE},
-    "plans": {"auroc": 0.9123, "agreement": RATE},
+    "policies": {"auroc": 0.9876, "agreement": RATE, "imagined_minus_real": BIAS},
+    "plans": {"auroc": 0.9123, "agreement": RATE, "imagined_minus_real": BIAS},
     "near_misses": {"auroc": 0.975},
     "frames": {"psnr": {"50": 27.4}},
     "contact": {"psnr": 21.5},
@@ -87,6 +88,8 @@ def test_the_card_says_what_was_measured(
     gif = iio.imread(files["rollout.gif"], extension=".gif", index=None)
     assert gif.ndim == 4
     assert len(gif) > 1
+    provenance = json.loads(files["model_index.json"])["provenance"]
+    assert provenance["trust_verdicts"] == {"push": "care", "pull": "care"}
 
 
 def test_the_cards_ten_lines_run(args: publish.Args, hub: HubServer) -> None:  # noqa: F811

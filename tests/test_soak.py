@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from training.soak import main
+from training.soak import Args, run
 from world4rl_gym import WorldModel
 
 
 def test_E21_memory_stays_flat(tiny_folder: str, tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    arguments = ["--world-model", tiny_folder, "--out", str(out)]
-    assert main([*arguments, "--steps", "800", "--cycles", "12"]) == 0
+    assert run(Args(steps=800, cycles=12, world_model=tiny_folder, out=out))
     result = json.loads(out.read_text())
     assert result["flat"] and result["stepping"]["steps"] == 800
     stepping = result["stepping"]

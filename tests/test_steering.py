@@ -33,7 +33,8 @@ def world_model() -> WorldModel:
 @pytest.fixture(scope="module")
 def flow(world_model: WorldModel) -> FlowPolicy:
     torch.manual_seed(0)
-    return FlowPolicy(feature_size(world_model), world_model.action_size, width=16).eval()
+    sizes = feature_size(world_model), world_model.action_size
+    return FlowPolicy("push", *sizes, width=16).eval()
 
 
 def test_a_flow_policy_fits_demonstrations(world_model: WorldModel) -> None:
@@ -48,7 +49,7 @@ def test_a_flow_policy_fits_demonstrations(world_model: WorldModel) -> None:
 
 def test_noise_reaches_what_a_data_set_with_two_modes_holds() -> None:
     generator = torch.Generator().manual_seed(0)
-    flow = FlowPolicy(1, 1, width=64)
+    flow = FlowPolicy("push", 1, 1, width=64)
     optimizer = torch.optim.Adam(flow.parameters(), 3e-3)
     for _ in range(300):
         side = torch.randint(0, 2, (256, 1), generator=generator) * 1.0 - 0.5
@@ -90,12 +91,14 @@ def test_rows_are_steered_as_the_single_env_is(world_model: WorldModel, flow: Fl
 def test_what_does_not_suit_is_refused(world_model: WorldModel, flow: FlowPolicy) -> None:
     with pytest.raises(ValueError, match="observation_space: expected a Box"):
         NoiseSteering(ImaginedEnv(world_model, task="push"), flow)
-    other = FlowPolicy(feature_size(world_model), world_model.action_size + 1)
+    other = FlowPolicy("push", feature_size(world_model), world_model.action_size + 1)
     env = ImaginedEnv(world_model, task="push", obs_type="features")
     with pytest.raises(ValueError, match="action_space: expected a Box"):
         NoiseSteering(env, other)
     with pytest.raises(WorldModelError, match="action_size"):
         SteeredPolicy(other).check_fits(world_model)
+    with pytest.raises(WorldModelError, match="task: expected 'pull', got one of 'push'"):
+        SteeredPolicy(flow).check_fits(world_model, "pull")
     with pytest.raises(gym.error.ResetNeeded):
         NoiseSteering(env, flow).step(np.zeros(world_model.action_size, np.float32))
 
@@ -114,19 +117,32 @@ def test_a_steered_policy_makes_the_round_trip(
     alone = SteeredPolicy.from_pretrained(tmp_path / "alone")
     assert alone.steering is None
     np.testing.assert_array_equal(alone.act(seen), SteeredPolicy(flow).act(seen))
-    assert not np.array_equal(alone.act(seen), alone.act(seen))  # noise is drawn anew
+    SteeredPolicy(flow, make_policy(policy_config(world_model, "pull"))).save_pretrained(
+        tmp_path / "mixed"
+    )
+    with pytest.raises(WorldModelError, match="steering: task: the flow policy has 'push'"):
+        SteeredPolicy.from_pretrained(tmp_path / "mixed")
     (tmp_path / "mine" / "flow" / "config.json").write_text("{")
     with pytest.raises(WorldModelError, match="config.json"):
         SteeredPolicy.from_pretrained(tmp_path / "mine")
 
 
 def test_steering_begins_at_the_clone_and_leaves_it_alone(
-    world_model: WorldModel, flow: FlowPolicy
+    world_model: WorldModel, flow: FlowPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {name: value.clone() for name, value in flow.state_dict().items()}
+    seen = np.random.default_rng(0).normal(size=(5, feature_size(world_model))).astype(np.float32)
+    judged: list[np.ndarray] = []
+
+    def judge(policy: SteeredPolicy) -> float:
+        judged.append(policy.act(seen))
+        return float(len(judged) == 1)  # the first is the best
+
+    monkeypatch.setattr("training.policies.flow.make_judge", lambda *_: judge)
     policy, curve = steer(flow, world_model, "push", 3200, seed=0)
-    assert curve[0].steps == 0 and len(curve) >= 2
-    assert policy.flow is flow and policy.steering is not None
+    assert [point.steps for point in curve] == [0] and curve[0].judged == 1
+    np.testing.assert_array_equal(judged[0], SteeredPolicy(flow).act(seen))
+    np.testing.assert_array_equal(policy.act(seen), judged[0])
     for name, value in flow.state_dict().items():
         assert torch.equal(value, before[name])
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import LOOKS, check_accessible, chromium, look, needs_chromium
 
-from training.evaluate_world_model import keep_verdicts
-from training.evaluation.trust import VERDICTS, stated_verdict, verdict
+from training.evaluation.trust import (
+    VERDICTS,
+    forget_verdicts,
+    keep_verdicts,
+    stated_verdict,
+    verdict,
+)
 from training.runs.settings import SettingsError
 from training.trust_report import Args, run
 from world4rl_gym import WorldModel
@@ -53,6 +59,7 @@ def test_a_verdict_follows_from_figures(
     assert verdict({**all_solved, "near_misses": good}) == "believe"
     assert verdict({**all_solved, "near_misses": figures(0.8, 1.0, 0.0)}) == "not"
     assert verdict({"plans": figures(None, 1.0, 0.0), "policies": good}) == "believe"
+    assert verdict({"plans": figures(math.nan, 1.0, 0.0), "policies": good}) == "believe"
     assert verdict({"plans": figures(None, 0.3, 0.7), "policies": good}) == "not"
 
 
@@ -107,11 +114,17 @@ def test_the_page_is_accessible_and_fits(tmp_path: Path) -> None:
 
 def test_a_world_model_states_its_verdicts(model_folder: Path) -> None:
     world_model = WorldModel.from_pretrained(str(model_folder))
-    assert stated_verdict(world_model, "push") == VERDICTS["unknown"]
+    assert "does not say" in stated_verdict(world_model, "push")
     tasks = {"push": {"plans": figures(0.5, 0.5, 0.5)}, "pull": {"plans": figures(0.99, 0.99, 0)}}
     keep_verdicts(model_folder / "model_index.json", tasks)
     world_model = WorldModel.from_pretrained(str(model_folder))
     assert stated_verdict(world_model, "push") == VERDICTS["not"]
     assert stated_verdict(world_model, "pull") == VERDICTS["believe"]
-    world_model.config.provenance["trust"] = ["push"]  # a model of somebody else's
-    assert stated_verdict(world_model, "push") == VERDICTS["unknown"]
+    keep_verdicts(model_folder / "model_index.json", {"push": tasks["pull"]})  # leaves pull's
+    world_model = WorldModel.from_pretrained(str(model_folder))
+    assert stated_verdict(world_model, "push") == VERDICTS["believe"]
+    forget_verdicts(world_model, ["pull"])
+    assert stated_verdict(world_model, "push") == VERDICTS["believe"]
+    assert "does not say" in stated_verdict(world_model, "pull")
+    world_model.config.provenance["trust_verdicts"] = ["push"]  # somebody else's
+    assert "does not say" in stated_verdict(world_model, "push")

@@ -16,6 +16,7 @@ import tyro
 
 from training.data.sequences import make_sequences
 from training.data.trainable import check_trainable, read_outcomes
+from training.evaluation.trust import forget_verdicts
 from training.runs import command
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError, for_task
 from training.world_model.assembly import (
@@ -104,6 +105,7 @@ def run(args: Args) -> None:
                 args.starts + args.anywhere, len(world_model.config.tasks), world_model.frame_size
             )
             world_model.initial_frames = _with_new_starts(args, world_model.initial_frames)
+        forget_verdicts(world_model, args.tasks)
         world_model.save_pretrained(args.out)
         print(f"done: {args.out}")
         return

@@ -32,7 +32,13 @@ from training.policies.ppo import make_ppo
 from training.policies.refinement import imagined_env
 from training.runs import command
 from training.runs.records import save_record
-from training.runs.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from training.runs.settings import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    SettingsError,
+)
 from world4rl_gym import ENV_ID
 from world4rl_gym.model_index import NETWORKS
 from world4rl_gym.policy import make_policy, policy_config
@@ -62,6 +68,11 @@ class Args(Settings):
     diamond: bool = True
     ppo_steps: NonNegativeInt = 100_000
     out: Path = Path("runs/bench")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rows:
+            raise SettingsError("rows: expected some numbers, got none")
 
 
 def rate_of(step: Callable[[], object], seconds: float) -> float:

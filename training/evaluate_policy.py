@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def run(args: Args) -> dict[str, list[bool]]:
             starts = real_starts(env, seeds)
         outcomes["imagined"] = imagined_outcomes(policy, world_model, starts)
         if env is not None:
+            if args.record is not None:
+                env.drawn = "all"
             solved = []
             for episode in real_episodes(env, policy, world_model, seeds, policy.name):
                 solved.append(episode.solved)
@@ -132,8 +135,9 @@ def run(args: Args) -> dict[str, list[bool]]:
         agree = rate(outcomes["recorded"] == outcomes["recorded_imagined"])
         print(f"{args.task}: imagination agrees with what was recorded: {format_rate(agree)}")
     if env is not None and args.record is not None:
-        model = args.world_model or ""
-        print(f"look at them: world4rl inspect {args.record} {model} --split {args.split}")
+        words = ["world4rl", "inspect", str(args.record)]
+        words += [args.world_model] if args.world_model else []
+        print("look at them:", shlex.join([*words, "--split", args.split, "--task", args.task]))
     report = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
         save_record(args.out, {"task": args.task, **report})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from training.evaluation.formatting import number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
 from training.evaluation.model_card import model_card
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
-from training.evaluation.trust import TRUST, verdict
+from training.evaluation.trust import keep_verdicts
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
@@ -70,7 +71,8 @@ class Args(Settings):
         ppo_steps: Steps of PPO that refine a policy before it plans.
         seed: Of that PPO.
         out: Folder of `world_model.json`, `world_model.md` and `pictures`.
-        card: Folder of a world model on whose card the figures are written; None writes none.
+        card: Folder of a world model: the figures are written on its card, and the verdicts that
+            follow from them into its index; None writes none.
     """
 
     world_model: str | None = None
@@ -328,18 +330,15 @@ def evaluate(args: Args) -> dict[str, Any]:
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
-        keep_verdicts(args.card / INDEX_FILE, tasks)
+        own = {task: checksum(world_model, task) for task in world_model.config.tasks}
+        keep_verdicts(
+            args.card / INDEX_FILE,
+            {t: known for t, known in tasks.items() if own.get(t) == known.get("checksum")},
+        )
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if len(videos) == len(tasks):  # else the picture that is there shows more
         join_videos(videos, args.out / "pictures" / "rollouts.gif")
     return report
-
-
-def keep_verdicts(path: Path, tasks: dict[str, Any]) -> None:
-    """Writes into a world model's index how far to believe it, task by task."""
-    index = json.loads(path.read_bytes())
-    index["provenance"][TRUST] = {task: verdict(figures) for task, figures in tasks.items()}
-    write_whole(path, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def _report(args: Args, tasks: dict[str, Any]) -> dict[str, Any]:
@@ -354,8 +353,11 @@ def main() -> None:
     report = evaluate(args)
     print(world_model_table(report))
     print(json.dumps(report["summary"], indent=2))
-    model = args.world_model or ""
-    print(f"look at the episodes: world4rl inspect {args.episodes} {model} --split {args.split}")
+    words = ["world4rl", "inspect", str(args.episodes)]
+    words += [args.world_model] if args.world_model else []
+    for task in report["tasks"] if args.tasks is None else args.tasks:
+        words += ["--task", task]
+    print("look at the episodes:", shlex.join([*words, "--split", args.split]))
 
 
 if __name__ == "__main__":

@@ -505,6 +505,8 @@ def write_label_page(args: Args, path: Path) -> dict[str, Any]:
     text = labelling_page(args.source, recordings, lambda f: squared(f, LABEL_SIZE, args.fit))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
+    for what, names in todo.dropped.items():
+        print(f"left out {len(names)}: {what}: {', '.join(names)}")
     print(f"{path}: {len(recordings)} episodes to label in a browser; nothing was imported yet")
     return {"dropped": todo.dropped}
 

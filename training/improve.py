@@ -32,6 +32,7 @@ from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
+from training.evaluation.trust import forget_verdicts
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
@@ -223,6 +224,7 @@ def learned_on(
     round_weights(memory)
     memory.eval().requires_grad_(False)
     world_model.task_memory(args.task).load_state_dict(memory.state_dict())
+    forget_verdicts(world_model, [args.task])
     world_model.save_pretrained(folder)
     return WorldModel.from_pretrained(folder)
 

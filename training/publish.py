@@ -23,6 +23,7 @@ import tyro
 
 from training.evaluation.model_card import model_card
 from training.evaluation.pictures import enlarge
+from training.evaluation.trust import keep_verdicts
 from training.runs import command
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.hub import upload
@@ -121,14 +122,17 @@ def stage(args: Args, folder: Path) -> list[str]:
     model = WorldModel.from_pretrained(folder)  # what is uploaded is what was checked
     print(f"smoke rollout of {len(model.config.tasks)} tasks")
     save_picture(folder / CARD_PICTURE, smoke_rollout(model))
+    figures = _read_figures(args.results)
     try:
         card = model_card(
             model,
-            _read_figures(args.results),
+            figures,
             repo_id=args.repo,
             revision=args.revision,
             picture=CARD_PICTURE,
         )
+        if figures is not None:
+            keep_verdicts(folder / INDEX_FILE, figures["tasks"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PublishError(f"{args.results}: lacks what the card shows ({error!r})") from None
     (folder / CARD_FILE).write_bytes(card.encode())

@@ -85,7 +85,7 @@ COLUMNS = {
     "filtered": "filtered cloning",
     "cloned_frames": "clone on frames",
     "distilled": "refined, distilled into frames",
-    "flow": "clone by flow matching",
+    "flow": "clone by flow matching, noise zero",
     "steered": "the same, its noise refined",
     "imagined_before": "clone, imagined",
     "imagined_after": "refined, imagined",

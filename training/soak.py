@@ -5,8 +5,8 @@ python -m training.soak --steps 100000 --cycles 200 --out results/soak.json
 
 from __future__ import annotations
 
-import argparse
 import collections
+import dataclasses
 import gc
 import statistics
 import sys
@@ -17,9 +17,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import psutil
+import tyro
 
 import world4rl_gym
+from training.runs import command
 from training.runs.records import save_record
+from training.runs.settings import PositiveInt, Settings
 
 SAMPLES = 20
 LARGEST_GROWTH_MB = 10.0
@@ -111,15 +114,27 @@ def soak_cycles(world_model: str | None, cycles: int) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs both parts, prints and writes the result; returns 1 where something grew."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--cycles", type=int, default=200)
-    parser.add_argument("--num-envs", type=int, default=8)
-    parser.add_argument("--world-model", help="a folder or a Hub id; the embedded default else")
-    parser.add_argument("--out", type=Path, default=Path("results/soak.json"))
-    args = parser.parse_args(arguments)
+@dataclasses.dataclass(frozen=True)
+class Args(Settings):
+    """Command line of `training.soak`.
+
+    Attributes:
+        steps: Steps of all rows.
+        cycles: Envs made and closed.
+        num_envs: Rows.
+        world_model: Folder or Hub id; None is the embedded one.
+        out: The result.
+    """
+
+    steps: PositiveInt = 100_000
+    cycles: PositiveInt = 200
+    num_envs: PositiveInt = 8
+    world_model: str | None = None
+    out: Path = Path("results/soak.json")
+
+
+def run(args: Args) -> bool:
+    """Runs both parts, prints and writes the result; returns whether nothing grew."""
     result = {
         "stepping": soak_steps(args.world_model, args.steps, args.num_envs),
         "making": soak_cycles(args.world_model, args.cycles),
@@ -141,8 +156,14 @@ def main(arguments: list[str] | None = None) -> int:
             f"{part}: {shown}, memory {measured['memory_mb'][0]} to {measured['memory_mb'][-1]} MB"
         )
     print("flat" if not grew else f"grew: {'; '.join(grew)}")
-    return 1 if grew else 0
+    return not grew
+
+
+def main() -> None:
+    """Runs the command line; the status is 1 where something grew."""
+    if not run(tyro.cli(Args, description=__doc__)):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -120,6 +120,8 @@ class Args(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_task(self.task)
+        if not self.demonstrations:
+            raise SettingsError("demonstrations: expected some numbers, got none")
 
 
 class Builder:

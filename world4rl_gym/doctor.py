@@ -22,6 +22,7 @@ _EXTRAS = (
     ("aiohttp", "aiohttp", "play", "no page with 'world4rl play'; --video works without"),
     ("imageio", "imageio", "play", "no MP4; GIF works without"),
     ("imageio-ffmpeg", "imageio_ffmpeg", "play", "no MP4; GIF works without"),
+    ("rerun-sdk", "rerun", "rerun", "no recordings for Rerun's viewer by 'world4rl inspect'"),
     ("metaworld", "metaworld", "metaworld", "no real Meta-World: nothing is measured in reality"),
 )
 

@@ -18,7 +18,7 @@ from diffusers import ConfigMixin, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from world4rl_gym.arguments import require_integers
+from world4rl_gym.arguments import check_name, composed, require_integers
 from world4rl_gym.components import load_component, write_component
 from world4rl_gym.features import feature_size
 from world4rl_gym.policy import Policy, PolicyConfig
@@ -35,6 +35,7 @@ class FlowPolicyConfig:
     """Shape of `FlowPolicy`.
 
     Attributes:
+        task: The task's name.
         vector_size: Numbers of features F.
         action_size: Action components A.
         width: Units of its three hidden layers.
@@ -44,12 +45,14 @@ class FlowPolicyConfig:
         ValueError: A value is out of range; the message names the field.
     """
 
+    task: str = "task"
     vector_size: int = 1
     action_size: int = 4
     width: int = 256
     num_inference_steps: int = 4
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", check_name("task", self.task))
         require_integers(self, vector_size=(1, 1024), action_size=(1, 64), width=(1, 1024))
         require_integers(self, num_inference_steps=(1, 100))
 
@@ -58,7 +61,8 @@ class FlowPolicy(ModelMixin, ConfigMixin):
     """Turns noise into actions, given features, by flow matching (Lipman et al., arXiv 2210.02747).
 
     Args:
-        vector_size: As `FlowPolicyConfig`, like all arguments.
+        task: As `FlowPolicyConfig`, like all arguments.
+        vector_size: As above.
         action_size: As above.
         width: As above.
         num_inference_steps: As above.
@@ -67,6 +71,7 @@ class FlowPolicy(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
+        task: str = "task",
         vector_size: int = 1,
         action_size: int = 4,
         width: int = 256,
@@ -93,7 +98,8 @@ class FlowPolicy(ModelMixin, ConfigMixin):
     def decode(self, features: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Turns `(B, A)` noise, float32, into actions `(B, A)` float32 in [-1, 1]."""
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(self.config.num_inference_steps)
+        count = self.config.num_inference_steps
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / count, count).tolist())
         seen, sample = torch.as_tensor(features), torch.as_tensor(noise)
         for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             velocity = self(seen, sample, sigma.expand(len(sample)))
@@ -149,29 +155,28 @@ class NoiseSteering(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray])
 
 
 class SteeredPolicy:
-    """A flow policy whose noise another policy chooses; it acts wherever a `Policy` does.
+    """A flow policy whose noise another policy chooses; it acts as a `Policy` on features does.
 
     Args:
         flow: Cloned, and left as it is.
-        steering: A policy on features whose actions, times `NOISE_SCALE`, are the noise; None draws
-            Gaussian noise: the flow policy as it was cloned.
-        seed: Of that noise.
+        steering: A policy on features whose actions, times `NOISE_SCALE`, are the noise; with None
+            the noise is zero.
     """
 
     obs_type = "features"
 
-    def __init__(self, flow: FlowPolicy, steering: Policy | None = None, seed: int = 0) -> None:
+    def __init__(self, flow: FlowPolicy, steering: Policy | None = None) -> None:
         self.flow, self.steering = flow, steering
         self.name = "flow" if steering is None else "steered"
         """What recordings call it; its folder's name, where it has one."""
-        self._rng = np.random.default_rng(seed)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Features `(B, F)` float32 to actions `(B, A)` float32 in [-1, 1]."""
-        if self.steering is not None:
-            return self.flow.decode(observation, NOISE_SCALE * self.steering.act(observation))
-        size = (len(observation), self.flow.config.action_size)
-        return self.flow.decode(observation, self._rng.standard_normal(size, dtype=np.float32))
+        if self.steering is None:
+            noise = np.zeros((len(observation), self.flow.config.action_size), np.float32)
+        else:
+            noise = NOISE_SCALE * self.steering.act(observation)
+        return self.flow.decode(observation, noise)
 
     def check_fits(self, world_model: WorldModel, task: str | None = None) -> None:
         """Raises WorldModelError, naming the field, unless it can act in the world model."""
@@ -182,8 +187,10 @@ class SteeredPolicy:
                     f"policy: {field}: the world model has {expected}, the policy "
                     f"{self.flow.config[field]}"
                 )
-        if self.steering is not None:
-            self.steering.check_fits(world_model, task)
+        if task is not None and composed(task) != self.flow.config.task:
+            raise WorldModelError(
+                f"policy: task: expected {task!r}, got one of {self.flow.config.task!r}"
+            )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes its networks, `flow` and, where there is one, `steering`, whole or not at all.
@@ -210,5 +217,13 @@ class SteeredPolicy:
             load_component(files, "flow", FlowPolicy, FlowPolicyConfig),
             load_component(files, "steering", Policy, PolicyConfig) if steered else None,
         )
+        if policy.steering is not None:
+            own, flow = policy.steering.shape, policy.flow.config
+            for field in ("task", "vector_size", "action_size"):
+                if getattr(own, field) != flow[field]:
+                    raise WorldModelError(
+                        f"{folder}: steering: {field}: the flow policy has {flow[field]!r}, got "
+                        f"{getattr(own, field)!r}"
+                    )
         policy.name = Path(folder).resolve().name
         return policy

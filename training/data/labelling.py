@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.data.importers.recording import Recording
+from training.data.importers.recording import Recording, SourceError
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 LAST = 4
@@ -35,16 +35,20 @@ def labelling_page(
         squared: Makes any frame `(side, side, 3)` uint8.
 
     Raises:
-        SourceError: Frames cannot be read.
+        SourceError: There are no episodes, or frames that cannot be read.
     """
+    if not recordings:
+        raise SourceError(f"{source}: expected at least one episode")
     episodes = []
     for one in recordings:
         shown = shown_frames(one.count)
         frames = [squared(frame) for t, frame in enumerate(one.frames()) if t in shown]
+        if len(frames) != len(shown):
+            raise SourceError(f"{one.file}: {one.name}: expected {one.count} frames")
         file = io.BytesIO()
         Image.fromarray(np.concatenate(frames, axis=1)).save(file, "WEBP", quality=QUALITY)
         picture = base64.b64encode(file.getvalue()).decode()
         episodes.append({"name": one.name, "count": one.count, "shown": shown, "frames": picture})
-    data = json.dumps({"source": str(source), "episodes": episodes})
+    data = json.dumps({"source": str(source.resolve()), "episodes": episodes})
     # Within a script "</" would end it, whatever an episode is called.
     return TEMPLATE.read_text(encoding="utf-8").replace("{{DATA}}", data.replace("<", "\\u003c"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from world4rl_gym.world_model import WorldModel
+from world4rl_gym.writing import write_whole
 
 BELIEVE = {"auroc": 0.95, "agreement": 0.9, "bias": 0.05}
 """What a task's figures must reach to be believed: AUROC and agreement at least, the difference of
@@ -20,7 +25,7 @@ VERDICTS = {
     "unknown": "Nothing was measured that could tell: record test episodes that succeed and some "
     "that fail.",
 }
-TRUST = "trust"
+TRUST = "trust_verdicts"
 """Where a world model's provenance keeps its tasks' verdicts."""
 
 
@@ -32,7 +37,7 @@ def verdict(measured: dict[str, Any]) -> str:
     never saw, or else of near-misses.
     """
     kinds = [o for kind in ("plans", "policies", "near_misses") if (o := measured.get(kind))]
-    aurocs = [one["auroc"] for one in kinds if one.get("auroc") is not None]
+    aurocs = [x for one in kinds if (x := one.get("auroc")) is not None and math.isfinite(x)]
     if not aurocs:
         return "unknown"
     figures = {
@@ -51,7 +56,26 @@ def verdict(measured: dict[str, Any]) -> str:
 
 
 def stated_verdict(world_model: WorldModel, task: str) -> str:
-    """What a world model says of itself on a task: a sentence of `VERDICTS`."""
+    """What a world model says of itself on a task: a sentence."""
     stated = world_model.config.provenance.get(TRUST)
     word = stated.get(task) if isinstance(stated, dict) else None
-    return VERDICTS.get(str(word), VERDICTS["unknown"])
+    if word not in VERDICTS:
+        return "It does not say; training.evaluate_world_model --card measures and stores it."
+    return VERDICTS[str(word)]
+
+
+def forget_verdicts(world_model: WorldModel, tasks: Iterable[str]) -> None:
+    """Drops what a world model says of these tasks, which are changed."""
+    stated = world_model.config.provenance.get(TRUST)
+    if isinstance(stated, dict):
+        for task in tasks:
+            stated.pop(task, None)
+
+
+def keep_verdicts(path: Path, tasks: dict[str, Any]) -> None:
+    """Writes into a world model's index how far to believe it on these tasks."""
+    index = json.loads(path.read_bytes())
+    stated = index["provenance"].get(TRUST)
+    verdicts = {task: verdict(figures) for task, figures in tasks.items()}
+    index["provenance"][TRUST] = {**(stated if isinstance(stated, dict) else {}), **verdicts}
+    write_whole(path, (json.dumps(index, indent=2) + "\n").encode())

@@ -59,7 +59,7 @@ def clone_flow(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = FlowPolicy(seen.shape[1], done.shape[1])
+        flow = FlowPolicy(episodes[0].task, seen.shape[1], done.shape[1])
     optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -82,7 +82,8 @@ def steer(
 ) -> tuple[SteeredPolicy, list[Point]]:
     """Refines, in the world model, a policy that chooses the flow policy's noise.
 
-    It begins with Gaussian noise, that is, with the flow policy as it was cloned.
+    PPO explores with Gaussian noise first, that is, with the flow policy as it was cloned. What is
+    judged, and handed out, takes the mean noise, which begins at zero.
 
     Args:
         flow: It is not changed.

@@ -38,7 +38,8 @@ class Settings:
     """A command line whose fields carry their bounds in their types: `steps: PositiveInt = 100`.
 
     Raises:
-        SettingsError: A number is not finite or out of bounds; the message names the field.
+        SettingsError: Such a number is out of its bounds, or not finite; the message names the
+            field.
     """
 
     def __post_init__(self) -> None:

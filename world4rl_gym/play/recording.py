@@ -76,8 +76,7 @@ class Recording:
     def episode(self) -> bytes:
         """Returns the episode as an `.npz` file, the file of an `Episode`.
 
-        `policy` names who drove, `seed` is the index of the initial frame, and one field more,
-        `imagined`, tells it from a real one.
+        `policy` names who drove, `seed` is the index of the initial frame, and `imagined` is set.
 
         Raises:
             RecordingError: It has fewer than two decisions.

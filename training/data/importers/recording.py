@@ -126,21 +126,25 @@ def gather(
 
 
 def side_by_side(sources: Sequence[Source]) -> Source:
-    """One data set out of what several cameras saw of it; the first one's frames are left.
+    """One data set out of what several cameras saw of it, the first camera's frames on the left.
 
     An episode that one of the cameras lacks counts as bad.
     """
     first, *others = sources
+    if not others:
+        return first
     by_name = [{one.name: one for one in other.recordings} for other in others]
-    joined, bad = [], [reason for source in sources for reason in source.bad]
+    joined, bad = [], list(first.bad)
     for one in first.recordings:
         rest = [own[one.name] for own in by_name if one.name in own]
         if len(rest) < len(others):
-            bad.append(f"{one.file}: {one.name}: not seen by every camera")
+            reasons = [reason for other in others for reason in other.bad]
+            why = "; ".join(dict.fromkeys(reasons)) or "no reason is known"
+            bad.append(f"{one.file}: {one.name}: not seen by every camera ({why})")
             continue
         views = [one, *rest]
         joined.append(dataclasses.replace(one, frames=functools.partial(_joined, views)))
-    return dataclasses.replace(first, recordings=joined, bad=list(dict.fromkeys(bad)))
+    return dataclasses.replace(first, recordings=joined, bad=bad)
 
 
 def _joined(views: Sequence[Recording]) -> Iterator[np.ndarray]:
