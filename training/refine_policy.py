@@ -55,7 +55,7 @@ class Args(Settings):
         env: Where PPO acts: "imagined" or "real".
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
-        steps: Env steps at most; None takes 400,000 in imagination, 100,000 in the real env.
+        steps: Env steps at most; None takes 800,000 in imagination, 100,000 in the real env.
         reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
             PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.

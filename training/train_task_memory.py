@@ -36,7 +36,7 @@ from training.envs.rollouts import (
 )
 from training.policies.imitation import clone_episodes
 from training.policies.ppo import CRITIC_STEPS, learn_critic, make_ppo, policy_of
-from training.policies.refinement import ProgressReward, imagined_env
+from training.policies.refinement import STEPS, ProgressReward, imagined_env
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
@@ -106,7 +106,7 @@ class Args(Settings):
     clone_steps: PositiveInt = 4000
     rollouts: NonNegativeInt = 50
     replays: NonNegativeInt = 2000
-    ppo_steps: tuple[PositiveInt, ...] = (100_000, 200_000, 400_000)
+    ppo_steps: tuple[PositiveInt, ...] = (100_000, 200_000, STEPS)
     round_clones: PositiveInt = 4
     plans: NonNegativeInt = 400
     plan_replays: NonNegativeInt = 0
