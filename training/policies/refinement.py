@@ -28,7 +28,7 @@ PROGRESS = 1.0
 """What progress from `LEAST_CHANCE` to an even chance of success pays."""
 LEAST_CHANCE = 1e-4
 STEPS = 800_000
-"""Env steps of PPO at most: with half as many, weak clones of lever-pull end at .80 instead of .96."""
+"""Env steps of PPO at most: with half as many, weak clones of lever-pull reach .80, not .96."""
 REAL_STEPS = 100_000
 """The same in the real env, which is slower by far."""
 REAL_ROWS = 4
