@@ -61,7 +61,7 @@ class Args(Settings):
         episodes_folder: Where they are.
         world_model: Folder or Hub id; None is the embedded one.
         clone_steps: Gradient steps of cloning.
-        refine_steps: Imagined steps.
+        refine_steps: Imagined steps; half of what a refinement takes, for a demo is short.
         seed: Seed of cloning and refinement.
         draws: How many demos to run, each from its own seed, in folders of their own below `out`;
             `out/draws.json` has the results of all.
@@ -74,7 +74,7 @@ class Args(Settings):
     episodes_folder: Path = DEMONSTRATIONS
     world_model: str | None = None
     clone_steps: PositiveInt = 4000
-    refine_steps: PositiveInt = STEPS
+    refine_steps: PositiveInt = STEPS // 2
     seed: NonNegativeInt = 0
     draws: PositiveInt = 1
 
