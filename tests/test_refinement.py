@@ -31,6 +31,7 @@ from training.policies.refinement import (
     refine,
 )
 from training.refine_policy import Args, run
+from training.runs.settings import SettingsError
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.policy import Policy, PolicyConfig, make_policy, policy_config
@@ -141,6 +142,14 @@ def test_refining_from_the_command_line_and_the_control_without_reward(
         assert len(json.loads((out / "curve.json").read_text())) == 2
         results[reward] = Policy.from_pretrained(out / "policy").state_dict()
     assert set(results["progress"]) == set(results["zero"])
+    own.config.provenance["trust_verdicts"] = {"hammer": "not"}
+    own.save_pretrained(tmp_path / "model")
+    out = tmp_path / "distrusted"
+    arguments = {"world_model": str(tmp_path / "model"), "steps": 3200}
+    with pytest.raises(SettingsError, match="hammer: the world model says .* often wrong"):
+        run(Args("hammer", tmp_path / "clone", out, **arguments))
+    run(Args("hammer", tmp_path / "clone", out, **arguments, anyway=True))
+    assert (out / "policy").exists()
 
 
 def test_progress_pays_for_what_the_members_agree_on() -> None:

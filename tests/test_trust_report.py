@@ -17,6 +17,7 @@ from training.evaluation.trust import (
     keep_verdicts,
     stated_verdict,
     verdict,
+    verdict_sentence,
 )
 from training.runs.settings import SettingsError
 from training.trust_report import Args, run
@@ -114,17 +115,17 @@ def test_the_page_is_accessible_and_fits(tmp_path: Path) -> None:
 
 def test_a_world_model_states_its_verdicts(model_folder: Path) -> None:
     world_model = WorldModel.from_pretrained(str(model_folder))
-    assert "does not say" in stated_verdict(world_model, "push")
+    assert stated_verdict(world_model, "push") is None
     tasks = {"push": {"plans": figures(0.5, 0.5, 0.5)}, "pull": {"plans": figures(0.99, 0.99, 0)}}
     keep_verdicts(model_folder / "model_index.json", tasks)
     world_model = WorldModel.from_pretrained(str(model_folder))
-    assert stated_verdict(world_model, "push") == VERDICTS["not"]
-    assert stated_verdict(world_model, "pull") == VERDICTS["believe"]
+    assert stated_verdict(world_model, "push") == "not"
+    assert verdict_sentence(world_model, "pull") == VERDICTS["believe"]
     keep_verdicts(model_folder / "model_index.json", {"push": tasks["pull"]})  # leaves pull's
     world_model = WorldModel.from_pretrained(str(model_folder))
-    assert stated_verdict(world_model, "push") == VERDICTS["believe"]
+    assert stated_verdict(world_model, "push") == "believe"
     forget_verdicts(world_model, ["pull"])
-    assert stated_verdict(world_model, "push") == VERDICTS["believe"]
-    assert "does not say" in stated_verdict(world_model, "pull")
+    assert stated_verdict(world_model, "push") == "believe"
+    assert stated_verdict(world_model, "pull") is None
     world_model.config.provenance["trust_verdicts"] = ["push"]  # somebody else's
-    assert "does not say" in stated_verdict(world_model, "push")
+    assert "does not say" in verdict_sentence(world_model, "push")

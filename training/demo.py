@@ -38,6 +38,7 @@ from training.envs.rollouts import (
 from training.evaluation.formatting import format_points, format_rate
 from training.evaluation.metrics import paired_difference, rate
 from training.evaluation.pictures import drawing, enlarge
+from training.evaluation.trust import verdict_sentence
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, Point, refine_imagined
 from training.runs import command
@@ -115,6 +116,7 @@ def run(args: Args) -> dict[str, Any]:
     cloned.save_pretrained(args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
+    print(f"How far to believe it: {verdict_sentence(world_model, args.task)}")
     refined = refine_imagined(cloned, world_model, args.task, args.refine_steps, args.seed)
     refined.policy.save_pretrained(args.out / "refined")
 

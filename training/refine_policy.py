@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from training.envs.real_env import check_task
-from training.evaluation.trust import stated_verdict
+from training.evaluation.trust import VERDICTS, stated_verdict, verdict_sentence
 from training.policies.refinement import (
     REAL_STEPS,
     STEPS,
@@ -59,6 +59,7 @@ class Args(Settings):
         reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
             PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
+        anyway: Refine even in a world model whose own verdict on the task is "not".
     """
 
     task: str
@@ -69,6 +70,7 @@ class Args(Settings):
     steps: PositiveInt | None = None
     reward: Literal["progress", "sparse", "zero"] = "progress"
     seed: NonNegativeInt = 0
+    anyway: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,18 +83,26 @@ def run(args: Args) -> None:
 
     Raises:
         WorldModelError: The world model or the policy cannot be loaded.
-        SettingsError: The folder holds another run.
+        SettingsError: The folder holds another run, the task is unknown, or the world model is not
+            to be believed on it.
         RealEnvUnavailableError: Meta-World or GL is missing.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")
     torch.set_num_threads(1)  # small networks: a second thread costs more than it gives
     world_model = WorldModel.from_pretrained(args.world_model)
+    if composed(args.task) not in world_model.config.tasks:
+        raise SettingsError(f"task: the world model knows {', '.join(world_model.config.tasks)}")
+    if (
+        args.env == "imagined"
+        and not args.anyway
+        and stated_verdict(world_model, args.task) == "not"
+    ):
+        raise SettingsError(
+            f"{args.task}: the world model says of itself: {VERDICTS['not']} What is refined "
+            "in it may do worse in reality; --anyway refines all the same"
+        )
     with locked(args.out):
         keep_settings(args, args.out)
-        if composed(args.task) not in world_model.config.tasks:
-            raise SettingsError(
-                f"task: the world model knows {', '.join(world_model.config.tasks)}"
-            )
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(world_model, args.task)
         steps = args.steps or (STEPS if args.env == "imagined" else REAL_STEPS)
@@ -114,8 +124,8 @@ def run(args: Args) -> None:
         print(
             f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
             "favourable member. How far to believe that, from test episodes: "
-            f"{stated_verdict(world_model, args.task)} What reality says, training.evaluate_policy "
-            "measures"
+            f"{verdict_sentence(world_model, args.task)} What reality says, "
+            "training.evaluate_policy measures"
         )
     print(f"refined {args.task}: {args.out / 'policy'}")
 

@@ -8,7 +8,8 @@ refines the clone in imagination, and, as its upper and lower bound, by the same
 env and with a reward of zero. Beside them stand a clone of three times as many steps, one that also
 imitates the solved ones of its own real episodes (filtered), one that looks at frames, a policy on
 frames into which the refined one was distilled, and a flow policy, as cloned and steered by its
-noise. All of them are evaluated in the real env, from the same held-out starts. Finished cells are
+noise. All of them are evaluated in the real env, from the same held-out starts. On a task on which
+the world model says that it is not to be believed, the clone stays as it is. Finished cells are
 kept, and the same command goes on where it was stopped.
 """
 
@@ -40,6 +41,7 @@ from training.envs.rollouts import (
 )
 from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
+from training.evaluation.trust import stated_verdict
 from training.policies.flow import clone_flow, steer
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
@@ -260,6 +262,8 @@ def train(
             played = real_episodes(env, cloned, world_model, seeds, title)
             shown = [*demonstrations_of(args, cell), *(e for e in played if e.solved)]
             policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=cell.draw)
+        elif name == "refined" and stated_verdict(world_model, cell.task) == "not":
+            policy = cloned  # as `training.refine_policy` refuses
         elif name == "refined":
             policy = refine_imagined(
                 cloned, world_model, cell.task, args.steps, cell.seed, title

@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from training.data.trainable import load_experts
-from training.evaluation.trust import stated_verdict
+from training.evaluation.trust import verdict_sentence
 from training.policies.flow import clone_flow, steer
 from training.policies.refinement import STEPS
 from training.runs import command
@@ -73,7 +73,7 @@ def run(args: Args) -> None:
     first, best = curve[0].judged, max(point.judged for point in curve)
     print(
         f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
-        f"favourable member. {stated_verdict(world_model, args.task)}"
+        f"favourable member. {verdict_sentence(world_model, args.task)}"
     )
     print(f"steered {args.task}: {out / 'policy'}")
 

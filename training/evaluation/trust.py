@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from world4rl_gym.arguments import composed
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 
@@ -55,13 +56,19 @@ def verdict(measured: dict[str, Any]) -> str:
     return "not"
 
 
-def stated_verdict(world_model: WorldModel, task: str) -> str:
-    """What a world model says of itself on a task: a sentence."""
+def stated_verdict(world_model: WorldModel, task: str) -> str | None:
+    """The verdict that a world model keeps of a task: a key of `VERDICTS`, or None."""
     stated = world_model.config.provenance.get(TRUST)
-    word = stated.get(task) if isinstance(stated, dict) else None
-    if word not in VERDICTS:
+    word = stated.get(composed(task)) if isinstance(stated, dict) else None
+    return word if isinstance(word, str) and word in VERDICTS else None
+
+
+def verdict_sentence(world_model: WorldModel, task: str) -> str:
+    """The same as a sentence."""
+    word = stated_verdict(world_model, task)
+    if word is None:
         return "It does not say; training.evaluate_world_model --card measures and stores it."
-    return VERDICTS[str(word)]
+    return VERDICTS[word]
 
 
 def forget_verdicts(world_model: WorldModel, tasks: Iterable[str]) -> None:
