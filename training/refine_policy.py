@@ -22,10 +22,10 @@ from training.evaluation.trust import VERDICTS, stated_verdict, verdict_sentence
 from training.policies.refinement import (
     REAL_STEPS,
     STEPS,
-    ProgressReward,
     ZeroReward,
     imagined_env,
     make_judge,
+    practice_env,
     real_env,
     refine,
 )
@@ -56,8 +56,8 @@ class Args(Settings):
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
         steps: Env steps at most; None takes 800,000 in imagination, 100,000 in the real env.
-        reward: "progress" (in imagination `ProgressReward`), "sparse" (the env's), or "zero": what
-            PPO does of itself, for a control.
+        reward: "progress" (in imagination, features randomised too: `practice_env`), "sparse" (the
+            env's), or "zero": what PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
         anyway: Refine even in a world model whose own verdict on the task is "not".
     """
@@ -106,12 +106,15 @@ def run(args: Args) -> None:
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(world_model, args.task)
         steps = args.steps or (STEPS if args.env == "imagined" else REAL_STEPS)
-        make = imagined_env if args.env == "imagined" else real_env
-        env = make(world_model, args.task, args.seed, obs_type=policy.obs_type)
+        where = world_model, args.task, args.seed
+        if args.env == "real":
+            env = real_env(*where, obs_type=policy.obs_type)
+        elif args.reward == "progress":
+            env = practice_env(*where, obs_type=policy.obs_type)
+        else:
+            env = imagined_env(*where, obs_type=policy.obs_type)
         if args.reward == "zero":
             env = ZeroReward(env)
-        elif args.reward == "progress" and args.env == "imagined":
-            env = ProgressReward(env)
         try:
             judge = make_judge(world_model, args.task) if args.env == "imagined" else None
             refined = refine(policy, env, steps, args.seed, args.task, judge)

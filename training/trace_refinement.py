@@ -27,14 +27,7 @@ from training.envs.rollouts import make_real_env, real_outcomes
 from training.evaluation.metrics import rate
 from training.evaluation.pictures import drawing
 from training.policies.imitation import clone_episodes
-from training.policies.refinement import (
-    STEPS,
-    ProgressReward,
-    chosen,
-    imagined_env,
-    make_judge,
-    refine,
-)
+from training.policies.refinement import STEPS, chosen, make_judge, practice_env, refine
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
@@ -97,7 +90,7 @@ def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:
         policies.append(policy)
         return judge(policy)
 
-    rows = ProgressReward(imagined_env(world_model, task, args.seed))
+    rows = practice_env(world_model, task, args.seed)
     curve = refine(
         cloned, rows, args.steps, args.seed, task, keeping, args.judge_every, enough=math.inf
     ).curve

@@ -36,7 +36,7 @@ from training.envs.rollouts import (
 )
 from training.policies.imitation import clone_episodes
 from training.policies.ppo import CRITIC_STEPS, learn_critic, make_ppo, policy_of
-from training.policies.refinement import STEPS, ProgressReward, imagined_env
+from training.policies.refinement import STEPS, practice_env
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
@@ -337,8 +337,8 @@ class Builder:
         actors: list[tuple[Actor, float]] = []
         for index, policy in enumerate(self.clones_of_round(number, world_model)):
             seed = args.seed + 10 * number + index
-            env = imagined_env(world_model, args.task, seed, starts=self.starts)
-            ppo = make_ppo(policy, ProgressReward(env), seed)
+            env = practice_env(world_model, args.task, seed, starts=self.starts)
+            ppo = make_ppo(policy, env, seed)
             learn_critic(ppo, min(CRITIC_STEPS, args.ppo_steps[number]))
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
                 ppo.learn(int(args.ppo_steps[number] * share), reset_num_timesteps=False)

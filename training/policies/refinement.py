@@ -16,6 +16,7 @@ from training.envs.real_env import RealEnv, require_real_env, split_seeds
 from training.envs.rollouts import Actor, observed
 from training.policies.ppo import CRITIC_STEPS, UnitActions, learn_critic, make_ppo, policy_of
 from world4rl_gym.faces import observe
+from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.policy import Policy
@@ -29,6 +30,8 @@ PROGRESS = 1.0
 LEAST_CHANCE = 1e-4
 STEPS = 800_000
 """Env steps of PPO at most: with half as many, weak clones of lever-pull reach .80, not .96."""
+CODE_NOISE, STATE_NOISE = 0.1, 0.05
+"""Of `RandomisedFeatures`."""
 REAL_STEPS = 100_000
 """The same in the real env, which is slower by far."""
 REAL_ROWS = 4
@@ -75,6 +78,45 @@ class ProgressReward(VecEnvWrapper):
         return observation, reward.astype(np.float32), done, infos
 
 
+class RandomisedFeatures(VecEnvWrapper):
+    """Adds to what a policy sees an offset that is drawn for each episode (domain randomisation).
+
+    Neither eyes nor sensors are exact, and a policy that succeeds by a hair in the memory fails in
+    reality. The offset's deviation is `CODE_NOISE` in the code and `STATE_NOISE` in the robot's
+    state, in the units of features.
+    """
+
+    def __init__(self, env: VecEnv, world_model: WorldModel, seed: int) -> None:
+        super().__init__(env)
+        self._rng = np.random.default_rng(seed)
+        self._deviation = np.zeros(feature_size(world_model), np.float32)
+        self._deviation[: world_model.state_size] = STATE_NOISE
+        self._deviation[-world_model.code_size - 2 : -2] = CODE_NOISE
+        self._offset = np.zeros((env.num_envs, len(self._deviation)), np.float32)
+
+    def reset(self) -> Any:
+        """Passes on, with new offsets."""
+        seen = self.venv.reset()
+        assert isinstance(seen, np.ndarray)
+        self._draw(np.ones(self.num_envs, bool))
+        return seen + self._offset
+
+    def step_wait(self) -> Any:
+        """Passes on all but what is seen."""
+        seen, reward, done, infos = self.venv.step_wait()
+        assert isinstance(seen, np.ndarray)
+        for row in np.flatnonzero(done):
+            infos[row]["terminal_observation"] = (
+                infos[row]["terminal_observation"] + self._offset[row]
+            )
+        self._draw(done)
+        return seen + self._offset, reward, done, infos
+
+    def _draw(self, rows: np.ndarray) -> None:
+        drawn = self._rng.standard_normal((int(rows.sum()), len(self._deviation)))
+        self._offset[rows] = drawn * self._deviation
+
+
 class ZeroReward(VecEnvWrapper):
     """Pays nothing, whatever happens: what PPO does of itself."""
 
@@ -106,6 +148,20 @@ def imagined_env(
     )
     env.seed(seed)
     return UnitActions(env, world_model)
+
+
+def practice_env(
+    world_model: WorldModel,
+    task: str,
+    seed: int,
+    starts: InitialFrames | None = None,
+    obs_type: str = "features",
+) -> VecEnv:
+    """`imagined_env` as PPO practises in it: paid for progress, features randomised."""
+    env: VecEnv = ProgressReward(
+        imagined_env(world_model, task, seed, starts=starts, obs_type=obs_type)
+    )
+    return RandomisedFeatures(env, world_model, seed) if obs_type == "features" else env
 
 
 def real_env(
@@ -281,7 +337,7 @@ def refine_imagined(
         seed: Of PPO and of the starts.
         name: Of the progress bar.
     """
-    rows = ProgressReward(imagined_env(world_model, task, seed, obs_type=policy.obs_type))
+    rows = practice_env(world_model, task, seed, obs_type=policy.obs_type)
     try:
         return refine(policy, rows, steps, seed, name, make_judge(world_model, task))
     finally:
