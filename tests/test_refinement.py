@@ -21,13 +21,16 @@ from training.envs.rollouts import Disturbed, imagined_outcomes, perturbed, plan
 from training.policies.imitation import fit
 from training.policies.ppo import learn_critic, make_ppo, policy_of
 from training.policies.refinement import (
+    CODE_NOISE,
     LEAST_CHANCE,
     PROGRESS,
     ProgressReward,
+    RandomisedFeatures,
     ZeroReward,
     chosen,
     imagined_env,
     make_judge,
+    practice_env,
     refine,
 )
 from training.refine_policy import Args, run
@@ -150,6 +153,40 @@ def test_refining_from_the_command_line_and_the_control_without_reward(
         run(Args("hammer", tmp_path / "clone", out, **arguments))
     run(Args("hammer", tmp_path / "clone", out, **arguments, anyway=True))
     assert (out / "policy").exists()
+
+
+def test_features_are_off_by_the_same_all_episode_long() -> None:
+    world_model = make_tiny_world_model(success_threshold=0.9999)  # no episode ends early
+    plain = imagined_env(world_model, "push", seed=0, rows=4)
+    noisy = RandomisedFeatures(imagined_env(world_model, "push", seed=0, rows=4), world_model, 0)
+    offsets = [noisy.reset() - plain.reset()]
+    action = np.zeros((4, world_model.action_size), np.float32)
+    horizon = world_model.config.max_episode_steps
+    for t in range(horizon):
+        seen, _, done, infos = noisy.step(action)
+        exact, _, _, known = plain.step(action)
+        if t == horizon - 1:
+            assert done.all()
+            ended = [info["terminal_observation"] for info in infos]
+            offsets.append(np.stack(ended) - [info["terminal_observation"] for info in known])
+        else:
+            offsets.append(seen - exact)
+    first = offsets[0]
+    for other in offsets[1:]:
+        np.testing.assert_allclose(other, first, atol=1e-5)
+    size, code = first.shape[1], world_model.code_size
+    is_code = (np.arange(size) >= size - code - 2) & (np.arange(size) < size - 2)
+    off = is_code | (np.arange(size) < world_model.state_size)
+    assert (np.abs(first[:, off]) > 1e-4).all() and np.abs(first[:, ~off]).max() < 1e-5
+    assert np.abs(seen - exact - first)[:, off].min() > 1e-4  # the next episode has its own
+    assert first[:, is_code].std() == pytest.approx(CODE_NOISE, rel=0.5)
+
+
+def test_only_features_are_randomised(world_model: WorldModel) -> None:
+    frames = practice_env(world_model, "push", seed=0, obs_type="pixels")
+    assert isinstance(frames, ProgressReward)
+    features = practice_env(world_model, "push", seed=0)
+    assert isinstance(features, RandomisedFeatures) and isinstance(features.venv, ProgressReward)
 
 
 def test_progress_pays_for_what_the_members_agree_on() -> None:
