@@ -137,7 +137,7 @@ def test_an_episode_that_one_camera_lacks_is_named(tmp_path: Path) -> None:
     joined = side_by_side([Source(made, [], "positions"), Source([wide], [], "positions")])
     assert [one.name for one in joined.recordings] == ["episode 0"]
     (lost,) = joined.bad
-    assert lost == f"{tmp_path}: episode 1: not seen by every camera (no reason is known)"
+    assert lost == f"{tmp_path}: episode 1: not seen by every camera"
     alone = Source([], ["a file is missing", "a file is missing"], "positions")
     assert side_by_side([alone]) == alone  # two episodes of one file
     (first, *rest) = joined.recordings[0].frames()

@@ -118,7 +118,7 @@ def test_the_whole_path_runs_without_meta_world(walked: Path, world_model: World
     judged = r"push: judged \d+ % -> \d+ % by the memory's least favourable member"
     printed = (walked / "refine_policy.txt").read_text()
     assert re.search(judged, printed)
-    assert "It does not say; training.evaluate_world_model --card" in printed
+    assert "The world model does not say; training.evaluate_world_model --card" in printed
     page = (ROOT / "docs" / "own-data.md").read_text()
     for module, *_ in commands():
         assert f"training.{module}" in page

@@ -21,6 +21,7 @@ from test_loading_folders import contents
 
 from training import publish
 from training.evaluation.model_card import model_card
+from training.evaluation.trust import checksum
 from training.runs import command
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.model_index import ALL_FILES
@@ -42,7 +43,9 @@ REPORT = {"split": "test", "tasks": {"push": FIGURES, "pull": FIGURES}}
 @pytest.fixture
 def args(model_folder: Path, tmp_path: Path) -> publish.Args:
     results = tmp_path / "world_model.json"
-    results.write_text(json.dumps(REPORT))
+    model = WorldModel.from_pretrained(model_folder)
+    tasks = {task: {**FIGURES, "checksum": checksum(model, task)} for task in model.config.tasks}
+    results.write_text(json.dumps({**REPORT, "tasks": tasks}))
     return publish.Args(model_folder, REPO, results=results)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gl import needs_gl
 
+from training import reproduce
 from training.data.trainable import DEMONSTRATIONS
 from training.reproduce import (
     Args,
@@ -22,6 +23,7 @@ from training.reproduce import (
 )
 from training.runs.settings import SettingsError
 from world4rl_gym.components import WEIGHTS_FILE
+from world4rl_gym.world_model import WorldModel
 
 SMALL = Args(
     tasks=("door-lock",),
@@ -59,6 +61,31 @@ def test_a_cell_resumes_and_takes_more_policies(tmp_path: Path) -> None:
         measure(dataclasses.replace(some, rollouts=3), CELL)
     with pytest.raises(SettingsError, match=r"steps: 3200 there, 6400 now"):
         measure(dataclasses.replace(args, steps=6400), CELL)
+
+
+@needs_gl
+def test_nothing_is_refined_where_the_world_model_is_not_to_be_believed(tmp_path: Path) -> None:
+    model = WorldModel.from_pretrained()
+    model.config.provenance["trust_verdicts"] = {"door-lock": "not"}
+    model.save_pretrained(tmp_path / "model")
+    args = dataclasses.replace(
+        SMALL,
+        cells=tmp_path / "cells",
+        world_model=str(tmp_path / "model"),
+        policies=("cloned", "refined", "flow", "steered"),
+    )
+    row = measure(args, CELL)
+    assert row["refused"]
+    cell = args.cells / CELL.name
+    for same, other in (("cloned", "refined"), ("flow/flow", "steered/flow")):
+        files = [cell / name / WEIGHTS_FILE for name in (same, other)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (cell / "steered" / "steering").exists()
+    model.config.provenance.clear()
+    model.save_pretrained(tmp_path / "model")
+    reproduce._world_model.cache_clear()
+    with pytest.raises(SettingsError, match="refused: True there, False now"):
+        measure(args, CELL)
 
 
 @needs_gl

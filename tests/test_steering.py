@@ -136,11 +136,13 @@ def test_steering_begins_at_the_clone_and_leaves_it_alone(
 
     def judge(policy: SteeredPolicy) -> float:
         judged.append(policy.act(seen))
-        return float(len(judged) == 1)  # the first is the best
+        return 0.9 if len(judged) == 1 else 0.5  # the first is the best
 
     monkeypatch.setattr("training.policies.flow.make_judge", lambda *_: judge)
-    policy, curve = steer(flow, world_model, "push", 3200, seed=0)
-    assert [point.steps for point in curve] == [0] and curve[0].judged == 1
+    policy, curve = steer(flow, world_model, "push", 6400, seed=0)
+    assert [point.judged for point in curve] == [0.9, *[0.5] * (len(judged) - 1)]
+    assert len(judged) > 1 and curve[0].steps == 0
+    assert not np.array_equal(judged[-1], judged[0])
     np.testing.assert_array_equal(judged[0], SteeredPolicy(flow).act(seen))
     np.testing.assert_array_equal(policy.act(seen), judged[0])
     for name, value in flow.state_dict().items():

@@ -13,8 +13,10 @@ from browser import LOOKS, check_accessible, chromium, look, needs_chromium
 
 from training.evaluation.trust import (
     VERDICTS,
+    checksum,
     forget_verdicts,
     keep_verdicts,
+    require_believable,
     stated_verdict,
     verdict,
     verdict_sentence,
@@ -116,16 +118,26 @@ def test_the_page_is_accessible_and_fits(tmp_path: Path) -> None:
 def test_a_world_model_states_its_verdicts(model_folder: Path) -> None:
     world_model = WorldModel.from_pretrained(str(model_folder))
     assert stated_verdict(world_model, "push") is None
-    tasks = {"push": {"plans": figures(0.5, 0.5, 0.5)}, "pull": {"plans": figures(0.99, 0.99, 0)}}
-    keep_verdicts(model_folder / "model_index.json", tasks)
+    measured = {"push": figures(0.5, 0.5, 0.5), "pull": figures(0.99, 0.99, 0)}
+    tasks = {
+        task: {"plans": own, "checksum": checksum(world_model, task)}
+        for task, own in measured.items()
+    }
+    keep_verdicts(model_folder, {**tasks, "lift": tasks["push"]})
     world_model = WorldModel.from_pretrained(str(model_folder))
     assert stated_verdict(world_model, "push") == "not"
     assert verdict_sentence(world_model, "pull") == VERDICTS["believe"]
-    keep_verdicts(model_folder / "model_index.json", {"push": tasks["pull"]})  # leaves pull's
+    with pytest.raises(SettingsError, match="push: the world model says .* often wrong"):
+        require_believable(world_model, "push")
+    require_believable(world_model, "pull")
+    better = {"plans": measured["pull"], "checksum": checksum(world_model, "push")}
+    keep_verdicts(model_folder, {"push": better})
     world_model = WorldModel.from_pretrained(str(model_folder))
-    assert stated_verdict(world_model, "push") == "believe"
+    assert [stated_verdict(world_model, task) for task in ("push", "pull")] == ["believe"] * 2
+    keep_verdicts(model_folder, {"push": {**better, "checksum": 7}})  # another model's
+    world_model = WorldModel.from_pretrained(str(model_folder))
+    assert stated_verdict(world_model, "push") is None
     forget_verdicts(world_model, ["pull"])
-    assert stated_verdict(world_model, "push") == "believe"
     assert stated_verdict(world_model, "pull") is None
     world_model.config.provenance["trust_verdicts"] = ["push"]  # somebody else's
     assert "does not say" in verdict_sentence(world_model, "push")

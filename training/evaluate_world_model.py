@@ -35,15 +35,14 @@ from training.evaluation.formatting import number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
 from training.evaluation.model_card import model_card
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
-from training.evaluation.trust import keep_verdicts
+from training.evaluation.trust import checksum, keep_verdicts
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
-from training.world_model.assembly import checksum
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.imagination import Imagination
-from world4rl_gym.model_index import CARD_FILE, INDEX_FILE
+from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.outcomes import Imagined, check_fits, contexts_of, imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -330,11 +329,7 @@ def evaluate(args: Args) -> dict[str, Any]:
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())
-        own = {task: checksum(world_model, task) for task in world_model.config.tasks}
-        keep_verdicts(
-            args.card / INDEX_FILE,
-            {t: known for t, known in tasks.items() if own.get(t) == known.get("checksum")},
-        )
+        keep_verdicts(args.card, tasks)
     videos = sorted((args.out / "pictures").glob("*.mp4"))
     if len(videos) == len(tasks):  # else the picture that is there shows more
         join_videos(videos, args.out / "pictures" / "rollouts.gif")

@@ -44,7 +44,7 @@ class Args:
         folder: Folder of the world model; it is not changed.
         repo: Where to, `owner/name`; made where it is missing.
         revision: Branch; none given means the main branch.
-        results: Figures that `training.evaluate_world_model` measured, for the card.
+        results: Figures that `training.evaluate_world_model` measured, for card and verdicts.
         private: Make a new repository private.
         dry_run: Show exactly what would be uploaded, without any network call.
     """
@@ -132,7 +132,8 @@ def stage(args: Args, folder: Path) -> list[str]:
             picture=CARD_PICTURE,
         )
         if figures is not None:
-            keep_verdicts(folder / INDEX_FILE, figures["tasks"])
+            keep_verdicts(folder, figures["tasks"])
+            WorldModel.from_pretrained(folder)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PublishError(f"{args.results}: lacks what the card shows ({error!r})") from None
     (folder / CARD_FILE).write_bytes(card.encode())

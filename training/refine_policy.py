@@ -18,12 +18,11 @@ import torch
 import tyro
 
 from training.envs.real_env import check_task
-from training.evaluation.trust import VERDICTS, stated_verdict, verdict_sentence
+from training.evaluation.trust import require_believable, verdict_sentence
 from training.policies.refinement import (
     REAL_STEPS,
     STEPS,
     ZeroReward,
-    imagined_env,
     make_judge,
     practice_env,
     real_env,
@@ -56,8 +55,8 @@ class Args(Settings):
         world_model: Folder or Hub id; None is the embedded one. In the real env it only gives the
             policy its features.
         steps: Env steps at most; None takes 800,000 in imagination, 100,000 in the real env.
-        reward: "progress" (in imagination, features randomised too: `practice_env`), "sparse" (the
-            env's), or "zero": what PPO does of itself, for a control.
+        reward: "progress" (in imagination alone), "sparse" (the env's), or "zero": what
+            PPO does of itself, for a control.
         seed: Seed of PPO and of the starts.
         anyway: Refine even in a world model whose own verdict on the task is "not".
     """
@@ -92,27 +91,19 @@ def run(args: Args) -> None:
     world_model = WorldModel.from_pretrained(args.world_model)
     if composed(args.task) not in world_model.config.tasks:
         raise SettingsError(f"task: the world model knows {', '.join(world_model.config.tasks)}")
-    if (
-        args.env == "imagined"
-        and not args.anyway
-        and stated_verdict(world_model, args.task) == "not"
-    ):
-        raise SettingsError(
-            f"{args.task}: the world model says of itself: {VERDICTS['not']} What is refined "
-            "in it may do worse in reality; --anyway refines all the same"
-        )
+    if args.env == "imagined" and not args.anyway:
+        require_believable(world_model, args.task)
     with locked(args.out):
-        keep_settings(args, args.out)
+        keep_settings(args, args.out, ("anyway",))
         policy = Policy.from_pretrained(args.policy)
         policy.check_fits(world_model, args.task)
         steps = args.steps or (STEPS if args.env == "imagined" else REAL_STEPS)
         where = world_model, args.task, args.seed
         if args.env == "real":
             env = real_env(*where, obs_type=policy.obs_type)
-        elif args.reward == "progress":
-            env = practice_env(*where, obs_type=policy.obs_type)
         else:
-            env = imagined_env(*where, obs_type=policy.obs_type)
+            paid = args.reward == "progress"
+            env = practice_env(*where, obs_type=policy.obs_type, progress=paid)
         if args.reward == "zero":
             env = ZeroReward(env)
         try:

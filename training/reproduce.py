@@ -9,8 +9,9 @@ env and with a reward of zero. Beside them stand a clone of three times as many 
 imitates the solved ones of its own real episodes (filtered), one that looks at frames, a policy on
 frames into which the refined one was distilled, and a flow policy, as cloned and steered by its
 noise. All of them are evaluated in the real env, from the same held-out starts. On a task on which
-the world model says that it is not to be believed, the clone stays as it is. Finished cells are
-kept, and the same command goes on where it was stopped.
+the world model says that it is not to be believed, nothing is refined in imagination: the clone and
+the flow policy stay as they are. Finished cells are kept, and the same command goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from training.envs.rollouts import (
 )
 from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
-from training.evaluation.trust import stated_verdict
+from training.evaluation.trust import checksum, stated_verdict
 from training.policies.flow import clone_flow, steer
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
     REAL_STEPS,
     STEPS,
     ZeroReward,
-    imagined_env,
+    practice_env,
     real_env,
     refine,
     refine_imagined,
@@ -56,7 +57,6 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.records import save_record
 from training.runs.settings import PositiveInt, Settings, SettingsError, differences
-from training.world_model.assembly import checksum
 from world4rl_gym.policy import Policy
 from world4rl_gym.steering import SteeredPolicy
 from world4rl_gym.world_model import WorldModel
@@ -190,6 +190,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         **training_settings(args),
         "episodes": args.episodes,
         "world_model": checksum(world_model, cell.task),
+        "refused": stated_verdict(world_model, cell.task) == "not",
     }
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": dict(asked), "outcomes": {}}
@@ -222,6 +223,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         "episodes": args.episodes,
         "real_episodes_spent": cell.demonstrations,
         "observation": "features",
+        "refused": asked["refused"],
         **{name: dataclasses.asdict(rate(_unpacked(packed))) for name, packed in outcomes.items()},
         "outcomes": outcomes,
     }
@@ -249,7 +251,10 @@ def train(
     elif name == "steered":
         flow = train(args, cell, "flow", world_model, env)
         assert isinstance(flow, SteeredPolicy)
-        policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
+        refused = stated_verdict(world_model, cell.task) == "not"
+        policy = flow
+        if not refused:
+            policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
     elif name == "distilled":
         teacher = train(args, cell, "refined", world_model, env)
         assert isinstance(teacher, Policy)
@@ -272,7 +277,7 @@ def train(
             if name == "real_twin":
                 rows, steps = real_env(world_model, cell.task, cell.seed), args.real_steps
             else:
-                rows, steps = imagined_env(world_model, cell.task, cell.seed), args.steps
+                rows, steps = practice_env(world_model, cell.task, cell.seed), args.steps
                 rows = ZeroReward(rows)
             policy = refine(cloned, rows, steps, cell.seed, title).policy
             rows.close()

@@ -12,12 +12,13 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import psutil
 import tyro
+from annotated_types import Ge
 
 import world4rl_gym
 from training.runs import command
@@ -127,7 +128,7 @@ class Args(Settings):
     """
 
     steps: PositiveInt = 100_000
-    cycles: PositiveInt = 200
+    cycles: Annotated[int, Ge(2)] = 200
     num_envs: PositiveInt = 8
     world_model: str | None = None
     out: Path = Path("results/soak.json")

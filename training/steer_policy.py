@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from training.data.trainable import load_experts
-from training.evaluation.trust import verdict_sentence
+from training.evaluation.trust import require_believable, verdict_sentence
 from training.policies.flow import clone_flow, steer
 from training.policies.refinement import STEPS
 from training.runs import command
@@ -39,6 +39,7 @@ class Args(Settings):
         clone_steps: Gradient steps of the flow policy.
         steps: Env steps of PPO at most.
         seed: Seed of all.
+        anyway: Refine even in a world model whose own verdict on the task is "not".
     """
 
     task: str
@@ -49,6 +50,7 @@ class Args(Settings):
     clone_steps: PositiveInt = 4000
     steps: PositiveInt = STEPS
     seed: NonNegativeInt = 0
+    anyway: bool = False
 
 
 def run(args: Args) -> None:
@@ -57,15 +59,18 @@ def run(args: Args) -> None:
     Raises:
         EpisodeError: There are no demonstrations, or they do not fit the world model.
         WorldModelError: The world model cannot be loaded.
-        SettingsError: There are too few demonstrations, or the folder holds another run.
+        SettingsError: There are too few demonstrations, the folder holds another run, or the world
+            model is not to be believed on the task.
     """
     torch.set_num_threads(1)
     out = for_task(args.out, args.task)
     world_model = WorldModel.from_pretrained(args.world_model)
+    if not args.anyway:
+        require_believable(world_model, args.task)
     shown = load_experts(args.episodes, args.task, args.demonstrations)[: args.demonstrations]
     check_fits(world_model, shown)
     with locked(out):
-        keep_settings(args, out, ("episodes",))
+        keep_settings(args, out, ("episodes", "anyway"))
         flow = clone_flow(shown, world_model, args.clone_steps, args.seed)
         policy, curve = steer(flow, world_model, args.task, args.steps, args.seed)
         policy.save_pretrained(out / "policy")
@@ -73,7 +78,7 @@ def run(args: Args) -> None:
     first, best = curve[0].judged, max(point.judged for point in curve)
     print(
         f"{args.task}: judged {100 * first:.0f} % -> {100 * best:.0f} % by the memory's least "
-        f"favourable member. {verdict_sentence(world_model, args.task)}"
+        f"favourable member. How far to believe that: {verdict_sentence(world_model, args.task)}"
     )
     print(f"steered {args.task}: {out / 'policy'}")
 

@@ -103,11 +103,15 @@ def info(args: argparse.Namespace) -> None:
         *((part, _size(getattr(model, part))) for part in ("eyes", "memory", "denoiser")),
     ):
         print(f"  {name:9} {value}")
+    stated = config.provenance.get("trust_verdicts")
+    for task, verdict in stated.items() if isinstance(stated, dict) else ():
+        print(f"  verdict   {task}: {verdict}")
     card = folder / CARD_FILE
     if not card.is_file():
         for name, value in config.provenance.items():
-            print(f"  {name}: {value}")
-        print("\nIt has no card: how far to trust it is not stated. Measure before you trust.")
+            if name != "trust_verdicts":
+                print(f"  {name}: {value}")
+        print("\nIt has no card, and so no figures. Measure before you trust.")
         return
     text = card.read_text(encoding="utf-8")
     print("\n" + (text.split("\n---\n", 1)[-1] if text.startswith("---\n") else text).strip())

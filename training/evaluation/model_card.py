@@ -64,7 +64,7 @@ def model_card(
     provenance = [
         f"- {key.replace('_', ' ')}: {value}"
         for key, value in config.provenance.items()
-        if key != TRUST  # the table says it
+        if key != TRUST  # `world4rl info` prints it
     ]
     parts = [
         "---\nlibrary_name: world4rl-gym\nlicense: mit\npipeline_tag: reinforcement-learning\n"

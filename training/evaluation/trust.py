@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from training.runs.settings import SettingsError
 from world4rl_gym.arguments import composed
+from world4rl_gym.model_index import INDEX_FILE
 from world4rl_gym.world_model import WorldModel
 from world4rl_gym.writing import write_whole
 
@@ -67,8 +73,19 @@ def verdict_sentence(world_model: WorldModel, task: str) -> str:
     """The same as a sentence."""
     word = stated_verdict(world_model, task)
     if word is None:
-        return "It does not say; training.evaluate_world_model --card measures and stores it."
+        return (
+            "The world model does not say; training.evaluate_world_model --card FOLDER stores it."
+        )
     return VERDICTS[word]
+
+
+def require_believable(world_model: WorldModel, task: str) -> None:
+    """Raises SettingsError where a world model's own verdict on a task is "not"."""
+    if stated_verdict(world_model, task) == "not":
+        raise SettingsError(
+            f"{task}: the world model says of itself: {VERDICTS['not']} What is refined in it may "
+            "do worse in reality; --anyway refines all the same"
+        )
 
 
 def forget_verdicts(world_model: WorldModel, tasks: Iterable[str]) -> None:
@@ -76,13 +93,45 @@ def forget_verdicts(world_model: WorldModel, tasks: Iterable[str]) -> None:
     stated = world_model.config.provenance.get(TRUST)
     if isinstance(stated, dict):
         for task in tasks:
-            stated.pop(task, None)
+            stated.pop(composed(task), None)
 
 
-def keep_verdicts(path: Path, tasks: dict[str, Any]) -> None:
-    """Writes into a world model's index how far to believe it on these tasks."""
+def keep_verdicts(folder: Path, tasks: Mapping[str, Any]) -> None:
+    """Writes into a world model's index how far to believe it, by what was measured of it.
+
+    Args:
+        folder: The world model's.
+        tasks: Figures by task. Those of another model, by their checksum, are left out, and what
+            the index says of such a task is dropped.
+
+    Raises:
+        WorldModelError: The world model cannot be loaded.
+    """
+    world_model = WorldModel.from_pretrained(folder)
+    forget_verdicts(world_model, tasks)
+    stated = world_model.config.provenance.get(TRUST)
+    own = {
+        task: verdict(figures)
+        for task, figures in tasks.items()
+        if task in world_model.config.tasks
+        and figures.get("checksum") == checksum(world_model, task)
+    }
+    path = folder / INDEX_FILE
     index = json.loads(path.read_bytes())
-    stated = index["provenance"].get(TRUST)
-    verdicts = {task: verdict(figures) for task, figures in tasks.items()}
-    index["provenance"][TRUST] = {**(stated if isinstance(stated, dict) else {}), **verdicts}
+    index["provenance"][TRUST] = {**(stated if isinstance(stated, dict) else {}), **own}
     write_whole(path, (json.dumps(index, indent=2) + "\n").encode())
+
+
+def checksum(world_model: WorldModel, task: str) -> int:
+    """Of all that decides what is imagined of a task: networks, start frames, configuration."""
+    own = world_model.initial_frames
+    starts = own.rows(own.select("start", [task]))
+    networks = nn.ModuleList(
+        [world_model.task_eyes(task), world_model.task_memory(task), world_model.denoiser]
+    )
+    config = dataclasses.asdict(world_model.config)
+    config.pop("provenance")
+    total = zlib.crc32(json.dumps(config, sort_keys=True, default=str).encode())
+    for values in (*networks.state_dict().values(), starts.frames, starts.state, starts.command):
+        total = zlib.crc32(values.cpu().contiguous().numpy().tobytes(), total)
+    return total

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from training.policies.imitation import NOISE, done_of, features_of
-from training.policies.refinement import Point, ProgressReward, imagined_env, make_judge, refine
+from training.policies.refinement import Point, make_judge, practice_env, refine
 from world4rl_gym.episodes import Episode
 from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.steering import NOISE_SCALE, FlowPolicy, SteeredPolicy
@@ -100,7 +100,7 @@ def steer(
         begun.action.weight.zero_()
         begun.log_std.fill_(math.log(1 / NOISE_SCALE))
     judge = make_judge(world_model, task)
-    rows = SteeredRows(ProgressReward(imagined_env(world_model, task, seed)), flow)
+    rows = SteeredRows(practice_env(world_model, task, seed), flow)
     try:
         refined = refine(
             begun, rows, steps, seed, f"{task} steering", lambda p: judge(SteeredPolicy(flow, p))

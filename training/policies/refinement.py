@@ -81,9 +81,9 @@ class ProgressReward(VecEnvWrapper):
 class RandomisedFeatures(VecEnvWrapper):
     """Adds to what a policy sees an offset that is drawn for each episode (domain randomisation).
 
-    Neither eyes nor sensors are exact, and a policy that succeeds by a hair in the memory fails in
-    reality. The offset's deviation is `CODE_NOISE` in the code and `STATE_NOISE` in the robot's
-    state, in the units of features.
+    The eyes are not exact, and a policy that succeeds by a hair in the memory may fail in reality.
+    The offset's deviation is `CODE_NOISE` in the code and `STATE_NOISE` in the robot's state, in
+    the units of features; the lag stays exact.
     """
 
     def __init__(self, env: VecEnv, world_model: WorldModel, seed: int) -> None:
@@ -156,11 +156,11 @@ def practice_env(
     seed: int,
     starts: InitialFrames | None = None,
     obs_type: str = "features",
+    progress: bool = True,
 ) -> VecEnv:
-    """`imagined_env` as PPO practises in it: paid for progress, features randomised."""
-    env: VecEnv = ProgressReward(
-        imagined_env(world_model, task, seed, starts=starts, obs_type=obs_type)
-    )
+    """`imagined_env` as PPO practises in it: paid for progress, if so, and features randomised."""
+    env = imagined_env(world_model, task, seed, starts=starts, obs_type=obs_type)
+    env = ProgressReward(env) if progress else env
     return RandomisedFeatures(env, world_model, seed) if obs_type == "features" else env
 
 

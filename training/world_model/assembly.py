@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from training.data.sequences import Sequences
@@ -98,21 +95,6 @@ def assemble(
             action_high=tuple(action_bounds[1]),
         ),
     )
-
-
-def checksum(world_model: WorldModel, task: str) -> int:
-    """Of all that decides what is imagined of a task: networks, start frames, configuration."""
-    own = world_model.initial_frames
-    starts = own.rows(own.select("start", [task]))
-    networks = nn.ModuleList(
-        [world_model.task_eyes(task), world_model.task_memory(task), world_model.denoiser]
-    )
-    config = dataclasses.asdict(world_model.config)
-    config.pop("provenance")
-    total = zlib.crc32(json.dumps(config, sort_keys=True, default=str).encode())
-    for values in (*networks.state_dict().values(), starts.frames, starts.state, starts.command):
-        total = zlib.crc32(values.cpu().contiguous().numpy().tobytes(), total)
-    return total
 
 
 def start_contexts(episodes: Path, tasks: Sequence[str], split: str, count: int) -> InitialFrames:

@@ -138,9 +138,8 @@ def side_by_side(sources: Sequence[Source]) -> Source:
     for one in first.recordings:
         rest = [own[one.name] for own in by_name if one.name in own]
         if len(rest) < len(others):
-            reasons = [reason for other in others for reason in other.bad]
-            why = "; ".join(dict.fromkeys(reasons)) or "no reason is known"
-            bad.append(f"{one.file}: {one.name}: not seen by every camera ({why})")
+            why = [f" ({r})" for other in others for r in other.bad if one.name in r][:1]
+            bad.append(f"{one.file}: {one.name}: not seen by every camera{''.join(why)}")
             continue
         views = [one, *rest]
         joined.append(dataclasses.replace(one, frames=functools.partial(_joined, views)))
