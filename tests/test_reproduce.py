@@ -73,6 +73,7 @@ def test_nothing_is_refined_where_the_world_model_is_not_to_be_believed(tmp_path
         cells=tmp_path / "cells",
         world_model=str(tmp_path / "model"),
         policies=("cloned", "refined", "flow", "steered"),
+        episodes=1,
     )
     row = measure(args, CELL)
     assert row["refused"]
