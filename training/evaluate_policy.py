@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import tyro
 
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import find_env, imagined_outcomes, real_episodes, real_starts
-from training.evaluation.formatting import format_rate
+from training.evaluation.formatting import format_rate, inspect_command
 from training.evaluation.metrics import rate
 from training.runs import command
 from training.runs.records import save_record
@@ -135,9 +134,8 @@ def run(args: Args) -> dict[str, list[bool]]:
         agree = rate(outcomes["recorded"] == outcomes["recorded_imagined"])
         print(f"{args.task}: imagination agrees with what was recorded: {format_rate(agree)}")
     if env is not None and args.record is not None:
-        words = ["world4rl", "inspect", str(args.record)]
-        words += [args.world_model] if args.world_model else []
-        print("look at them:", shlex.join([*words, "--split", args.split, "--task", args.task]))
+        line = inspect_command(args.record, args.world_model, args.split, [args.task])
+        print("look at them:", line)
     report = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
         save_record(args.out, {"task": args.task, **report})

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from training.envs.real_env import TASKS, RealEnv, require_real_env, split_seeds
 from training.envs.rollouts import find_env, plan, real_starts, record, replay
 from training.envs.scripted import scripted
 from training.evaluation.figures import contact_psnr, frame_figures, outcome_figures
-from training.evaluation.formatting import number, world_model_table
+from training.evaluation.formatting import inspect_command, number, world_model_table
 from training.evaluation.metrics import place_errors, policy_agreement
 from training.evaluation.model_card import model_card
 from training.evaluation.pictures import comparison_strip, join_videos, save_image, save_video
@@ -348,11 +347,9 @@ def main() -> None:
     report = evaluate(args)
     print(world_model_table(report))
     print(json.dumps(report["summary"], indent=2))
-    words = ["world4rl", "inspect", str(args.episodes)]
-    words += [args.world_model] if args.world_model else []
-    for task in report["tasks"] if args.tasks is None else args.tasks:
-        words += ["--task", task]
-    print("look at the episodes:", shlex.join([*words, "--split", args.split]))
+    tasks = report["tasks"] if args.tasks is None else args.tasks
+    line = inspect_command(args.episodes, args.world_model, args.split, tasks)
+    print("look at the episodes:", line)
 
 
 if __name__ == "__main__":

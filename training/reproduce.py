@@ -42,7 +42,7 @@ from training.envs.rollouts import (
 )
 from training.evaluation.formatting import format_points, format_rate, markdown_table
 from training.evaluation.metrics import Rate, rate
-from training.evaluation.trust import checksum, stated_verdict
+from training.evaluation.trust import checksum, is_refused
 from training.policies.flow import clone_flow, steer
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import (
@@ -190,7 +190,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         **training_settings(args),
         "episodes": args.episodes,
         "world_model": checksum(world_model, cell.task),
-        "refused": stated_verdict(world_model, cell.task) == "not",
+        "refused": is_refused(world_model, cell.task),
     }
     path = out / "cell.json"
     kept: dict[str, Any] = {"settings": dict(asked), "outcomes": {}}
@@ -251,9 +251,8 @@ def train(
     elif name == "steered":
         flow = train(args, cell, "flow", world_model, env)
         assert isinstance(flow, SteeredPolicy)
-        refused = stated_verdict(world_model, cell.task) == "not"
         policy = flow
-        if not refused:
+        if not is_refused(world_model, cell.task):
             policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
     elif name == "distilled":
         teacher = train(args, cell, "refined", world_model, env)
@@ -267,7 +266,7 @@ def train(
             played = real_episodes(env, cloned, world_model, seeds, title)
             shown = [*demonstrations_of(args, cell), *(e for e in played if e.solved)]
             policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=cell.draw)
-        elif name == "refined" and stated_verdict(world_model, cell.task) == "not":
+        elif name == "refined" and is_refused(world_model, cell.task):
             policy = cloned  # as `training.refine_policy` refuses
         elif name == "refined":
             policy = refine_imagined(

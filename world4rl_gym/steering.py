@@ -106,6 +106,10 @@ class FlowPolicy(ModelMixin, ConfigMixin):
             sample = scheduler.step(velocity, timestep, sample, return_dict=False)[0]
         return sample.clamp(-1, 1).numpy()
 
+    def steered(self, features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """`decode` of noise `(B, A)` in units of `NOISE_SCALE`, as a steering policy chooses it."""
+        return self.decode(features, NOISE_SCALE * np.asarray(chosen, np.float32))
+
 
 class NoiseSteering(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
     """Takes noise in place of actions, in any env that is observed as features.
@@ -146,8 +150,7 @@ class NoiseSteering(gym.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray])
         """Steps by what the noise, `(A,)` in [-1, 1], becomes; the result is the env's."""
         if self._seen is None:
             raise gym.error.ResetNeeded("reset() must be called before step()")
-        noise = NOISE_SCALE * np.asarray(action, np.float32)
-        done = self.flow.decode(self._seen[None], noise[None])[0]
+        done = self.flow.steered(self._seen[None], action[None])[0]
         low, high = self._bounds.low, self._bounds.high
         result = self.env.step((low + (done + 1) / 2 * (high - low)).astype(np.float32))
         self._seen = result[0]
@@ -172,11 +175,11 @@ class SteeredPolicy:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Features `(B, F)` float32 to actions `(B, A)` float32 in [-1, 1]."""
-        if self.steering is None:
-            noise = np.zeros((len(observation), self.flow.config.action_size), np.float32)
-        else:
-            noise = NOISE_SCALE * self.steering.act(observation)
-        return self.flow.decode(observation, noise)
+        if self.steering is not None:
+            return self.flow.steered(observation, self.steering.act(observation))
+        return self.flow.decode(
+            observation, np.zeros((len(observation), self.flow.config.action_size), np.float32)
+        )
 
     def check_fits(self, world_model: WorldModel, task: str | None = None) -> None:
         """Raises WorldModelError, naming the field, unless it can act in the world model."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from training.evaluation.metrics import Rate
@@ -70,3 +72,14 @@ def world_model_table(report: dict[str, Any]) -> str:
         "eyes, mm",
     ]
     return markdown_table(head, rows)
+
+
+def inspect_command(
+    episodes: Path, world_model: str | None, split: str, tasks: Iterable[str]
+) -> str:
+    """The line of `world4rl inspect` that shows these episodes."""
+    words = ["world4rl", "inspect", str(episodes)]
+    words += [world_model] if world_model else []
+    for task in tasks:
+        words += ["--task", task]
+    return shlex.join([*words, "--split", split])

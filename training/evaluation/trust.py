@@ -79,9 +79,14 @@ def verdict_sentence(world_model: WorldModel, task: str) -> str:
     return VERDICTS[word]
 
 
+def is_refused(world_model: WorldModel, task: str) -> bool:
+    """Whether nothing is refined there unless asked for: the model's own verdict is "not"."""
+    return stated_verdict(world_model, task) == "not"
+
+
 def require_believable(world_model: WorldModel, task: str) -> None:
-    """Raises SettingsError where a world model's own verdict on a task is "not"."""
-    if stated_verdict(world_model, task) == "not":
+    """Raises SettingsError where `is_refused`."""
+    if is_refused(world_model, task):
         raise SettingsError(
             f"{task}: the world model says of itself: {VERDICTS['not']} What is refined in it may "
             "do worse in reality; --anyway refines all the same"

@@ -32,9 +32,8 @@ class SteeredRows(VecEnvWrapper):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Takes noise, `(num_envs, A)` in [-1, 1]."""
-        noise = NOISE_SCALE * np.asarray(actions, np.float32)
         assert isinstance(self._seen, np.ndarray)
-        self.venv.step_async(self._flow.decode(self._seen, noise))
+        self.venv.step_async(self._flow.steered(self._seen, actions))
 
     def step_wait(self) -> Any:
         """Passes on."""
