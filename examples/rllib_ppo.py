@@ -1,9 +1,11 @@
 """Ray RLlib's PPO with env runners, for those who outgrow one machine.
 
-RLlib pins another Gymnasium (1.2), so give it an environment of its own:
+RLlib pins another Gymnasium (1.2), so give it an environment of its own. On a busy or small machine
+Ray's start needs more time than it gives itself:
 
     python -m venv rllib && rllib/bin/pip install world4rl-gym "ray[rllib]"
-    rllib/bin/python examples/rllib_ppo.py --task handle-pull --steps 4000 --runners 2
+    OMP_NUM_THREADS=1 RAY_raylet_start_wait_time_s=300 \\
+        rllib/bin/python examples/rllib_ppo.py --task handle-pull --steps 4000 --runners 2
 """
 
 from __future__ import annotations
@@ -32,17 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--world-model", help="a folder or a Hub id; the embedded default else")
     args = parser.parse_args(arguments)
 
+    imagined = {"world_model": args.world_model, "task": args.task, "obs_type": "features"}
     register_env("imagined", make_env)
     config = (
         PPOConfig()
-        .environment("imagined", env_config={"world_model": args.world_model, "task": args.task})
+        .environment("imagined", env_config=imagined)
         .env_runners(num_env_runners=args.runners, num_envs_per_env_runner=2)
         .training(train_batch_size_per_learner=512, minibatch_size=128, num_epochs=2)
-        .rl_module(
-            model_config=DefaultModelConfig(
-                conv_filters=[[16, 8, 8]], conv_activation="relu", head_fcnet_hiddens=[64]
-            )
-        )
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
     )
     algorithm = config.build_algo()
     steps = 0

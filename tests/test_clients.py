@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,8 +16,12 @@ import pytest
 from conftest import make_tiny_world_model
 from gl import needs_gl
 from gymnasium.vector import AutoresetMode
+from own_push_env import SIZE, OwnPushEnv
 
 import world4rl_gym
+from training.data.start_frames import load_start_frames
+from training.import_episodes import Args, run
+from world4rl_gym.episodes import load_episodes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -125,13 +133,48 @@ def test_fault_05_the_ways_into_torchrl_that_the_readme_names(
     env.close()
 
 
-@needs_gl
-def test_another_robot_is_recorded_and_played(tmp_path: Path) -> None:
-    pytest.importorskip("gymnasium_robotics")
-    example = load_example("fetch_push")
+def run_example(name: str, arguments: list[str], **environment: str) -> str:
+    """Runs an example in a process of its own, as libraries that start others need; its output."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_torchrls_distributed_collector_steps_on_two_nodes(folder: str) -> None:
+    pytest.importorskip("torchrl")
+    said = run_example("torchrl_distributed", ["--steps", "256", "--world-model", folder])
+    assert "2 nodes, 256 imagined steps" in said
+
+
+def test_rllib_refines_to_its_end(folder: str) -> None:
+    pytest.importorskip("ray")
+    arguments = ["--steps", "512", "--runners", "1", "--world-model", folder]
+    said = run_example("rllib_ppo", arguments, RAY_raylet_start_wait_time_s="300")
+    assert "RLlib PPO, 512 imagined steps" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "env_class"),
+    [
+        pytest.param("fetch_reach", "gymnasium_robotics", "FetchReachPixels", marks=needs_gl),
+        ("pusht", "gym_pusht", "PushTPixels"),
+    ],
+)
+def test_another_domain_is_recorded_and_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, needs: str, env_class: str
+) -> None:
+    pytest.importorskip(needs)
+    monkeypatch.syspath_prepend(EXAMPLES.parent)
+    example = importlib.import_module(f"examples.{name}")
     example.main(["--out", str(tmp_path / "recorded"), "--episodes", "1"])
     assert len(list((tmp_path / "recorded" / "0000").glob("*.png"))) == example.DECISIONS + 1
-    env = example.FetchPushPixels()
+    env = getattr(example, env_class)()
     first, _ = env.reset(seed=3)
     again, _ = env.reset(seed=3)
     assert all(np.array_equal(first[name], again[name]) for name in first)
@@ -139,3 +182,38 @@ def test_another_robot_is_recorded_and_played(tmp_path: Path) -> None:
     *_, info = env.step(env.action_space.sample())
     assert info == {"is_success": False}
     env.close()
+
+
+def test_a_recorded_folder_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the examples record, with commands and start frames, is what the importer reads."""
+    monkeypatch.syspath_prepend(EXAMPLES.parent)
+    recording = importlib.import_module("examples.recording")
+    starts = tmp_path / "data" / "push" / "start-frames-train.npz"
+    env = OwnPushEnv()
+
+    class Straight:
+        def __init__(self, rng: np.random.Generator, number: int) -> None:
+            self.aim = 100.0 if number % 2 else 20.0
+
+        def act(self, env: OwnPushEnv) -> np.ndarray:
+            return np.array([self.aim, env.block[1], 50.0], np.float32)
+
+    share = recording.record(env, Straight, tmp_path / "recorded", 8, 6, command_size=3)
+    recording.record_start_frames(env, starts, 4, 1_000_000, command_size=3)
+    assert share == 0.5
+    run(Args(tmp_path / "recorded", "folder", tmp_path / "data", "push", size=SIZE))
+    episodes = load_episodes(tmp_path / "data", "train", ["push"])
+    assert {len(episode) for episode in episodes} == {6} and episodes[0].is_drawn
+    assert [e.behaviour == "expert" for e in episodes] == [e.solved for e in episodes]
+    for episode in episodes:
+        observation, _ = env.reset(seed=episode.seed % 1_000_000)
+        assert np.array_equal(episode.frames[0], observation["pixels"])
+        assert np.allclose(episode.state[0], observation["agent_pos"][:3])
+        for t, action in enumerate(episode.actions):
+            low, high = episode.action_low, episode.action_high
+            observation, *_, info = env.step(low + (action + 1) / 2 * (high - low))
+            assert np.allclose(episode.command[t + 1], observation["agent_pos"][3:], atol=1e-3)
+            assert episode.success[t] == info["is_success"]
+    kept = load_start_frames(tmp_path / "data", "push", "train")
+    assert kept.frames.shape == (4, SIZE, SIZE, 3)
+    assert kept.state.shape == kept.command.shape == (4, 3)

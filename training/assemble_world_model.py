@@ -111,7 +111,7 @@ def run(args: Args) -> None:
         return
     known = {task: _experts(args.episodes, task) for task in args.tasks}
     for task, episodes in known.items():
-        check_trainable(args.episodes, task, episodes)
+        check_trainable(args.episodes, task, episodes[0])
     first = next(iter(known.values()))[0]
     _check_alike([episodes[0] for episodes in known.values()])
     check_room(args.starts + args.anywhere, len(args.tasks), first.frames.shape[1])

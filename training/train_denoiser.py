@@ -9,8 +9,7 @@ episode's first frame; no memory is needed, so this trains beside it.
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from training.data.frame_file import checksum, map_frames
 from training.data.sequences import codes_of
-from training.data.trainable import check_trainable
+from training.data.trainable import iterate_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
@@ -35,8 +35,8 @@ from training.runs.settings import (
 from training.world_model.assembly import load_task_eyes
 from world4rl_gym.components import check_size, load_component, save_component
 from world4rl_gym.denoiser import Denoiser, DenoiserConfig
-from world4rl_gym.episodes import EpisodeError, load_episodes
-from world4rl_gym.pixels import channels_first, to_float
+from world4rl_gym.episodes import EpisodeError
+from world4rl_gym.pixels import to_float
 from world4rl_gym.scheduler import SchedulerConfig
 
 
@@ -101,35 +101,37 @@ class DrawnFrames:
     state: Tensor
     first: Tensor
 
-    def fingerprint(self) -> str:
-        """A checksum of the frames."""
-        return f"{zlib.crc32(self.pixels.cpu().numpy().tobytes()):08x}"
 
-
-def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Path) -> DrawnFrames:
-    """The frames of all drawn training episodes, with their codes and robot states.
+def load_drawn_frames(episodes: Path, tasks: Sequence[str], eyes: Path, out: Path) -> DrawnFrames:
+    """The frames of all drawn training episodes, mapped in `out`, with codes and robot states.
 
     Raises:
         EpisodeError: There are none, or a file is broken.
     """
-    frames, states, codes, first, count = [], [], [], [], 0
-    for task in tasks:
-        own = load_task_eyes(eyes, task)
-        loaded = load_episodes(episodes, "train", [task])
-        check_trainable(episodes, task, loaded)
-        for episode in loaded:
-            if episode.is_drawn:
-                frames.append(episode.frames)
-                codes.append(codes_of(own, episode.frames))
-                empty = np.zeros((len(episode.frames), 0), np.float32)
-                states.append(empty if episode.state is None else episode.state)
-                first.append(np.full(len(episode.frames), count))
-                count += len(episode.frames)
-    if not frames:
-        raise EpisodeError(f"{episodes}: expected train episodes with all their frames, got none")
-    pixels = np.concatenate(frames)
+    of_task = [(load_task_eyes(eyes, task), iterate_trainable(episodes, task)) for task in tasks]
+    states: list[np.ndarray] = []
+    codes: list[Tensor] = []
+    first: list[np.ndarray] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        count = 0
+        for own, drawn in of_task:
+            for episode in drawn:
+                if episode.is_drawn:
+                    codes.append(codes_of(own, episode.frames))
+                    empty = np.zeros((len(episode.frames), 0), np.float32)
+                    states.append(empty if episode.state is None else episode.state)
+                    first.append(np.full(len(episode.frames), count))
+                    count += len(episode.frames)
+                    yield episode.frames
+        if not count:
+            raise EpisodeError(
+                f"{episodes}: expected train episodes with all their frames, got none"
+            )
+
+    pixels = map_frames(out, frames())
     return DrawnFrames(
-        channels_first(torch.from_numpy(pixels)),
+        pixels,
         torch.cat(codes),
         torch.from_numpy(np.concatenate(states)),
         torch.from_numpy(np.concatenate(first)),
@@ -168,29 +170,30 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         denoiser.requires_grad_(True)
     denoiser.state_mean.copy_(data.state.mean(dim=0))
     denoiser.state_std.copy_(data.state.std(dim=0, correction=0).clamp(min=1e-4))
-    data = DrawnFrames(
-        *(getattr(data, field.name).to(args.device) for field in dataclasses.fields(data))
-    )
     denoiser.to(args.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     scale = float(denoiser.config.residual_scale)
 
-    def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        rows = torch.randint(len(data.pixels), (args.batch_size,), generator=generator)
+        rows = rows[processes.share(args.batch_size)]
+        first = data.first[rows]
+        parts = data.pixels[rows], data.pixels[first], data.code[rows], data.code[first]
+        return tuple(part.to(args.device) for part in (*parts, data.state[rows]))
+
+    def loss(
+        model: nn.Module, batch: tuple[Tensor, ...], step: int, generator: torch.Generator
+    ) -> Tensor:
         assert isinstance(model, Denoiser)
+        pixels, anchors, code, first_code, state = batch
         # The draws are made where they are used: a GPU would wait for the CPU's.
-        draws = torch.Generator(args.device).manual_seed(generator.initial_seed())
+        draws = torch.Generator(args.device).manual_seed(generator.initial_seed() + 1)
+        own = processes.share(args.batch_size)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(args.batch_size, *shape, generator=draws, device=args.device)
+            return torch.randn(args.batch_size, *shape, generator=draws, device=args.device)[own]
 
-        rows = torch.randint(
-            len(data.pixels), (args.batch_size,), generator=draws, device=args.device
-        )
-        own = processes.share(args.batch_size)
-        noise, blur = normal(*data.pixels.shape[1:])[own], normal(data.code.shape[1])[own]
-        sigma = (normal()[own] * args.log_sigma_deviation + args.log_sigma_mean).exp()
-        rows = rows[own]
-        pixels, first = data.pixels[rows], data.first[rows]
-        anchors, code, first_code = data.pixels[first], data.code[rows], data.code[first]
+        noise, blur = normal(*data.pixels.shape[1:]), normal(data.code.shape[1])
+        sigma = (normal() * args.log_sigma_deviation + args.log_sigma_mean).exp()
         anchor = to_float(anchors)
         residual = (to_float(pixels) - anchor) / scale
         sigma = sigma.clamp(config.sigma_min / 2, config.sigma_max)
@@ -198,7 +201,7 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         noisy = residual + column * noise
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=args.device != "cpu"):
             blurred = code + args.code_noise * blur
-            condition = model.condition(anchor, first_code, blurred, data.state[rows])
+            condition = model.condition(anchor, first_code, blurred, state)
             output = model(
                 scheduler.precondition_inputs(noisy, column),
                 scheduler.precondition_noise(sigma),
@@ -211,11 +214,12 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
 
     trained = fit(
         denoiser,
+        draw,
         loss,
         args.out,
         steps=args.steps,
         peak_learning_rate=args.learning_rate,
-        fingerprint={"data": data.fingerprint(), "seed": args.seed, "steps": args.steps},
+        fingerprint={"data": checksum(data.pixels), "seed": args.seed, "steps": args.steps},
         checkpoint_every=args.checkpoint_every,
         ema=args.ema,
         seed=args.seed,
@@ -235,7 +239,7 @@ def run(args: Args) -> Path:
         EpisodeError: Episodes are missing or broken.
         SettingsError, RunError: The folder belongs to another run.
     """
-    data = load_drawn_frames(args.episodes, args.tasks, args.eyes)
+    data = load_drawn_frames(args.episodes, args.tasks, args.eyes, args.out)
     with locked(args.out, several=True):
         keep_settings(args, args.out, ("device", "episodes", "eyes", "checkpoint_every"))
         denoiser = train_denoiser(args, data)

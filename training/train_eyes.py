@@ -9,6 +9,7 @@ to look past the robot, whose state the decoder is given.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,9 @@ import tyro
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from training.data.frame_file import map_frames
 from training.data.start_frames import load_start_frames, start_frames_path
-from training.data.trainable import check_trainable
+from training.data.trainable import iterate_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.loop import fit
@@ -32,7 +34,7 @@ from training.runs.settings import (
     keep_settings,
 )
 from world4rl_gym.components import round_weights, save_component
-from world4rl_gym.episodes import BEHAVIOURS, load_episodes
+from world4rl_gym.episodes import BEHAVIOURS
 from world4rl_gym.eyes import Eyes, TaskEyes
 from world4rl_gym.pixels import channels_first, to_float
 
@@ -121,23 +123,31 @@ class Frames:
         return self.pixels[rows], self.state[rows]
 
 
-def load_frames(args: Args) -> tuple[Frames, Frames]:
-    """Loads start frames and frames of episodes; the latter standardise the robot states."""
+def load_frames(args: Args, folder: Path) -> tuple[Frames, Frames]:
+    """Start frames and, mapped in `folder`, frames of episodes; the latter's robot states
+    standardise both."""
     first = load_start_frames(args.episodes, args.task, "train")
     apart = start_frames_path(args.episodes, args.task, "train").exists()
     behaviours = ("expert", "random") if apart else BEHAVIOURS  # recorded data are few: all count
-    drawn = load_episodes(args.episodes, "train", [args.task], behaviours)
-    check_trainable(args.episodes, args.task, drawn)
-    states = [np.zeros((len(e.frames), 0)) if e.state is None else e.state for e in drawn]
+    episodes = iterate_trainable(args.episodes, args.task, behaviours)
+    states: list[np.ndarray] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for episode in episodes:
+            state = episode.state
+            states.append(np.zeros((len(episode) + 1, 0)) if state is None else state)
+            states[-1] = states[-1][: len(episode.frames)]
+            yield episode.frames
+
+    pixels = map_frames(folder, frames())
     seen = np.concatenate(states)
     mean, deviation = seen.mean(axis=0), seen.std(axis=0).clip(1e-4)
 
-    def made(frames: np.ndarray, state: np.ndarray) -> Frames:
-        standard = ((state - mean) / deviation).astype(np.float32)
-        return Frames(channels_first(torch.from_numpy(frames)), torch.from_numpy(standard))
+    def standard(state: np.ndarray) -> Tensor:
+        return torch.from_numpy(((state - mean) / deviation).astype(np.float32))
 
-    later = made(np.concatenate([e.frames for e in drawn]), seen)
-    return made(first.frames, first.state), later
+    starts = Frames(channels_first(torch.from_numpy(first.frames)), standard(first.state))
+    return starts, Frames(pixels, standard(seen))
 
 
 def train(args: Args) -> Path:
@@ -151,7 +161,7 @@ def train(args: Args) -> Path:
         SettingsError, RunError: The folder belongs to another run.
     """
     out = for_task(args.out, args.task)
-    starts, later = load_frames(args)
+    starts, later = load_frames(args, out)
     mean = (starts.pixels.float().mean(dim=0) / 127.5 - 1).to(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -164,13 +174,18 @@ def train(args: Args) -> Path:
             filters[:, :3] = 3 * torch.einsum("ocyx,cd->odyx", filters[:, :3], colours)
     from_later = round(args.batch_size * args.later_share)
 
-    def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         first = starts.batch(args.batch_size - from_later, generator)
         other = later.batch(from_later, generator)
         own = processes.share(args.batch_size)
-        pixels, state = (
+        return tuple(
             torch.cat(pair)[own].to(args.device) for pair in zip(first, other, strict=True)
         )
+
+    def loss(
+        model: nn.Module, data: tuple[Tensor, Tensor], step: int, generator: torch.Generator
+    ) -> Tensor:
+        pixels, state = data
         wrong = model(pixels, state) + mean - to_float(pixels)
         if args.whiten:
             wrong = torch.einsum("cd,bdyx->bcyx", colours, wrong)
@@ -181,6 +196,7 @@ def train(args: Args) -> Path:
         keep_settings(args, out, ("device", "episodes"))
         fit(
             autoencoder,
+            draw,
             loss,
             out,
             steps=args.steps,

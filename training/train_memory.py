@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from training.data.sequences import make_sequences
-from training.data.trainable import check_trainable
+from training.data.trainable import iterate_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.settings import (
@@ -29,7 +29,6 @@ from training.runs.settings import (
 )
 from training.world_model.assembly import load_task_eyes, save_task_memory
 from training.world_model.memory import MemoryRun, make_memory, train_memory
-from world4rl_gym.episodes import load_episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +72,7 @@ def run(args: Args) -> Path:
         SettingsError, RunError: The folder belongs to another run.
     """
     out = for_task(args.out, args.task)
-    episodes = load_episodes(args.episodes, "train", [args.task])
-    check_trainable(args.episodes, args.task, episodes)
+    episodes = iterate_trainable(args.episodes, args.task)
     sequences = make_sequences(episodes, load_task_eyes(args.eyes, args.task))
     how = MemoryRun(args.steps, args.learning_rate, args.batch_size, args.seed)
     with locked(out, several=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,18 @@ def load_episodes(
     behaviours: Sequence[str] = BEHAVIOURS,
     skip_bad: bool = False,
 ) -> list[Episode]:
-    """Loads all episodes of a split, in the order of their paths.
+    """Loads all episodes of a split, in the order of their paths; see `iterate_episodes`."""
+    return list(iterate_episodes(folder, split, tasks, behaviours, skip_bad))
+
+
+def iterate_episodes(
+    folder: str | os.PathLike[str],
+    split: str,
+    tasks: Iterable[str] | None = None,
+    behaviours: Sequence[str] = BEHAVIOURS,
+    skip_bad: bool = False,
+) -> Iterator[Episode]:
+    """Loads one episode of a split after another, in the order of their paths.
 
     Args:
         folder: Holds `TASK/SPLIT/*.npz`.
@@ -219,7 +230,7 @@ def load_episodes(
     if not folder.is_dir():
         raise EpisodeError(f"{folder}: no such folder of episodes")
     names = task_names(folder) if tasks is None else [composed(task) for task in tasks]
-    episodes: list[Episode] = []
+    first: tuple[Episode, dict[str, object]] | None = None
     bad: list[str] = []
     for task in names:
         for path in episode_files(task_folder(folder, task) / split):
@@ -234,28 +245,23 @@ def load_episodes(
                     raise
                 bad.append(str(error))
                 continue
-            if episode.behaviour in behaviours:
-                episodes.append(episode)
+            if episode.behaviour not in behaviours:
+                continue
+            shape = _shape(episode)
+            if first is None:
+                first = dataclasses.replace(episode, frames=episode.frames[:1]), shape
+            known, expected = first
+            for field, got in shape.items():
+                if expected[field] != got:
+                    raise EpisodeError(
+                        f"{folder}: {field} differs between episodes: {expected[field]} for "
+                        f"{known.task} seed {known.seed}, {got} for {task} seed {episode.seed}"
+                    )
+            yield episode
     if bad:
         print(f"left out {len(bad)} broken episode files; the first: {bad[0]}")
-    if not episodes:
+    if first is None:
         raise EpisodeError(f"{folder}: no {split} episodes of {', '.join(names) or 'any task'}")
-    first = episodes[0]
-    for episode in episodes:
-        for field, expected, got in (
-            ("frame size", first.frames.shape[1:], episode.frames.shape[1:]),
-            ("action size", first.actions.shape[1], episode.actions.shape[1]),
-            ("action_repeat", first.action_repeat, episode.action_repeat),
-            ("state size", first.state_size, episode.state_size),
-            ("command size", first.command_size, episode.command_size),
-            ("action bounds", _bounds(first), _bounds(episode)),
-        ):
-            if expected != got:
-                raise EpisodeError(
-                    f"{folder}: {field} differs between episodes: {expected} for {first.task} seed "
-                    f"{first.seed}, {got} for {episode.task} seed {episode.seed}"
-                )
-    return episodes
 
 
 def task_names(folder: Path) -> list[str]:
@@ -279,9 +285,17 @@ def episode_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.npz") if not p.name.startswith("."))
 
 
-def _bounds(episode: Episode) -> object:
+def _shape(episode: Episode) -> dict[str, object]:
+    """What all episodes of a folder have in common."""
     low, high = episode.action_low, episode.action_high
-    return None if low is None or high is None else (low.tolist(), high.tolist())
+    return {
+        "frame size": episode.frames.shape[1:],
+        "action size": episode.actions.shape[1],
+        "action_repeat": episode.action_repeat,
+        "state size": episode.state_size,
+        "command size": episode.command_size,
+        "action bounds": None if low is None or high is None else (low.tolist(), high.tolist()),
+    }
 
 
 def _require(holds: bool, field: str, expected: str, got: object) -> None:

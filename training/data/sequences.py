@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -79,31 +79,33 @@ def codes_of(eyes: TaskEyes, frames: np.ndarray) -> Tensor:
     )
 
 
-def make_sequences(episodes: Sequence[Episode], eyes: TaskEyes) -> Sequences:
-    """Turns episodes of one task into sequences.
+def make_sequences(episodes: Iterable[Episode], eyes: TaskEyes) -> Sequences:
+    """Turns episodes of one task into sequences; no more than one episode's frames are kept.
 
     Raises:
         EpisodeError: There are none, or only some have a state or a command.
     """
-    if not episodes:
+    known: list[Episode] = []
+    codes: list[Tensor] = []
+    for episode in episodes:
+        codes.append(codes_of(eyes, episode.frames))
+        known.append(dataclasses.replace(episode, frames=episode.frames[:1].copy()))
+    if not known:
         raise EpisodeError("episodes: expected at least one")
-    length = max(len(episode) for episode in episodes)
-    firsts = np.concatenate([episode.frames[:1] for episode in episodes])
-    first_code = codes_of(eyes, firsts)
-    later = [codes_of(eyes, e.frames[1:]) if e.is_drawn else None for e in episodes]
-    code_change = torch.zeros(len(episodes), length, first_code.shape[1])
-    for row, codes in enumerate(later):
-        if codes is not None:
-            code_change[row, : len(codes)] = codes - first_code[row]
+    length = max(len(episode) for episode in known)
+    first_code = torch.stack([own[0] for own in codes])
+    code_change = torch.zeros(len(known), length, first_code.shape[1])
+    for row, own in enumerate(codes):
+        code_change[row, : len(own) - 1] = own[1:] - own[0]
     return Sequences(
         first_code=first_code,
-        state=_padded(episodes, "state", length + 1),
-        command=_padded(episodes, "command", length + 1),
-        actions=_padded(episodes, "actions", length),
-        success=_padded(episodes, "success", length),
+        state=_padded(known, "state", length + 1),
+        command=_padded(known, "command", length + 1),
+        actions=_padded(known, "actions", length),
+        success=_padded(known, "success", length),
         code_change=code_change,
-        drawn=torch.tensor([float(e.is_drawn) for e in episodes]),
-        mask=torch.stack([(torch.arange(length) < len(e)).float() for e in episodes]),
+        drawn=torch.tensor([float(len(own) > 1) for own in codes]),
+        mask=torch.stack([(torch.arange(length) < len(e)).float() for e in known]),
     )
 
 

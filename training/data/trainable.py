@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from training.runs.settings import SettingsError
 from world4rl_gym.episodes import (
+    BEHAVIOURS,
     SPLITS,
     Episode,
     EpisodeError,
     episode_files,
+    iterate_episodes,
     load_episodes,
     task_folder,
 )
@@ -40,21 +43,31 @@ def check_frame_size(where: str, height: int, width: int) -> None:
         )
 
 
-def check_trainable(folder: Path, task: str, episodes: Sequence[Episode]) -> None:
+def iterate_trainable(
+    folder: Path, task: str, behaviours: Sequence[str] = BEHAVIOURS
+) -> Iterator[Episode]:
+    """Loads one training episode of a task after another; the first is loaded at once, and what
+    `check_trainable` checks is checked then."""
+    episodes = iterate_episodes(folder, "train", [task], behaviours)
+    first = next(episodes)
+    check_trainable(folder, task, first)
+    return itertools.chain([first], episodes)
+
+
+def check_trainable(folder: Path, task: str, first: Episode) -> None:
     """Checks what all trainings need, before any begins, and says what would be learned badly.
 
     Args:
         folder: Folder of episodes.
         task: The task.
-        episodes: Those of its training episodes that are there already.
+        first: One of its training episodes; all have the same sizes.
 
     Raises:
         EpisodeError: The size of frames, state or command does not suit, there is one training
             episode alone, or none solves the task; the message names the split.
     """
     where = f"{folder}: train episodes of {task}"
-    check_frame_size(where, *episodes[0].frames.shape[1:3])
-    first = episodes[0]
+    check_frame_size(where, *first.frames.shape[1:3])
     states, commands, size = first.state_size, first.command_size, first.actions.shape[1]
     if states > MOST_STATE or commands > size:
         raise EpisodeError(

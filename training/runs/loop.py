@@ -10,6 +10,7 @@ import csv
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from training.runs import processes
 from training.runs.averaging import update_ema
 from training.runs.checkpoints import Checkpoints, LossGuard, RunError, StopRequest
 
-Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
-"""(model, step, generator) -> the scalar loss of one step; it draws from the generator alone."""
+Draw = Callable[[torch.Generator], Any]
+"""(generator) -> the data of one step."""
+Loss = Callable[[nn.Module, Any, int, torch.Generator], Tensor]
+"""(model, data, step, generator) -> the scalar loss; it draws from the generator alone."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -35,6 +38,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 
 def fit(
     model: nn.Module,
+    draw: Draw,
     loss: Loss,
     out: Path,
     *,
@@ -57,6 +61,7 @@ def fit(
 
     Args:
         model: Trained in place, on the device that it is on.
+        draw: Draws the data of a step. What share of the time it takes is printed at the end.
         loss: Gives the loss of a step; of several processes, that of this one's share of the rows.
         out: Folder of `checkpoints/` and `losses.csv`.
         steps: Optimiser steps.
@@ -101,6 +106,7 @@ def fit(
         total=steps, initial=step, unit="step", desc=name, mininterval=2.0, disable=not first
     )
     model.train()
+    began, waited = time.monotonic(), 0.0
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with StopRequest() as stop, torch.random.fork_rng(devices=devices):
         while step < steps:
@@ -108,7 +114,10 @@ def fit(
                 group["lr"] = learning_rate(step, steps, peak_learning_rate, warmup)
             torch.manual_seed(seed * 100_003 + step)  # dropout draws from the global generator
             generator = torch.Generator().manual_seed(seed * 100_003 + step)
-            value = loss(model, step, generator)
+            asked = time.monotonic()
+            data = draw(generator)
+            waited += time.monotonic() - asked
+            value = loss(model, data, step, generator)
             optimizer.zero_grad()
             value.backward()
             processes.average_gradients(model)
@@ -140,6 +149,9 @@ def fit(
                 processes.wait()  # the checkpoint is written
                 raise SystemExit(128 + (stop.signal or signal.SIGTERM))
     bar.close()
+    if first and waited:
+        share = waited / (time.monotonic() - began)
+        print(f"{name}: {100 * share:.1f} % of the time was spent on waiting for data")
     processes.wait()
     return (model if average is None else average).eval()
 

@@ -203,9 +203,11 @@ def train_memory(
     """
     horizon = groups[0][0].actions.shape[1]
 
-    def loss(model: nn.Module, step: int, generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Sequences:
+        return draw_batch(groups, run.batch_size, generator).rows(processes.share(run.batch_size))
+
+    def loss(model: nn.Module, batch: Sequences, step: int, generator: torch.Generator) -> Tensor:
         assert isinstance(model, TaskMemory)
-        batch = draw_batch(groups, run.batch_size, generator).rows(processes.share(run.batch_size))
         # Every other step sees the first half alone: twice as fast, and it is where things part.
         return memory_loss(model, batch, horizon if step % 2 else (horizon + 1) // 2, run)
 
@@ -216,6 +218,7 @@ def train_memory(
     fingerprint["data"] = [list(pair) for pair in fingerprint["data"]]
     trained = fit(
         memory,
+        draw,
         loss,
         out,
         steps=run.steps,

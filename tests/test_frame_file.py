@@ -1,0 +1,63 @@
+"""Frames on the disk: the same as in memory, whatever their number."""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.data.frame_file import checksum, map_frames
+from world4rl_gym.episodes import EpisodeError
+
+RNG = np.random.default_rng(0)
+
+
+def some_frames(count: int, size: int = 16) -> np.ndarray:
+    return RNG.integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def test_frames_are_mapped_in_order_and_leave_no_file(tmp_path: Path) -> None:
+    parts = [some_frames(3), some_frames(1), some_frames(7)]
+    mapped = map_frames(tmp_path / "run", iter(parts))
+    whole = np.concatenate(parts).transpose(0, 3, 1, 2)
+    assert mapped.dtype == torch.uint8 and np.array_equal(mapped.numpy(), whole)
+    assert np.array_equal(mapped[torch.tensor([10, 0, 4])].numpy(), whole[[10, 0, 4]])
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_checksum_is_that_of_all_frames(tmp_path: Path) -> None:
+    mapped = map_frames(tmp_path, [some_frames(5)])
+    assert checksum(mapped, rows=2) == f"{zlib.crc32(mapped.numpy().tobytes()):08x}"
+    other = mapped.clone()
+    other[4, 0, 0, 0] ^= 1
+    assert checksum(other) != checksum(mapped)
+
+
+def test_frames_are_asked_for_one_after_another(tmp_path: Path) -> None:
+    """No more than one episode's frames are alive at a time."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for _ in range(20):
+            alive = [one for one in made if one() is not None]
+            assert len(alive) <= 1, len(alive)
+            part = some_frames(2)
+            made.append(weakref.ref(part))
+            yield part
+            del part
+
+    assert len(map_frames(tmp_path, parts())) == 40
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [([], "at least one"), ([some_frames(1), some_frames(1, 8)], r"expected all of \(16, 16, 3\)")],
+)
+def test_bad_frames_are_refused(tmp_path: Path, parts: list[np.ndarray], says: str) -> None:
+    with pytest.raises(EpisodeError, match=says):
+        map_frames(tmp_path, parts)
