@@ -15,6 +15,9 @@ from pathlib import Path
 
 from episode_factory import make_episode, with_robot
 
+DISTINCT = 1000
+"""Episodes that differ; all others are links to one of them, and are read like any file."""
+
 
 def main() -> None:
     """Runs the command line."""
@@ -24,8 +27,12 @@ def main() -> None:
     args = parser.parse_args()
     for seed in range(args.episodes):
         behaviour = ("expert", "random")[seed % 2]
-        episode = with_robot(make_episode(seed, behaviour=behaviour))
-        episode.save(args.out / "push" / "train" / f"{behaviour}-{seed:07d}.npz")
+        path = args.out / "push" / "train" / f"{behaviour}-{seed:07d}.npz"
+        if seed < DISTINCT:
+            with_robot(make_episode(seed, behaviour=behaviour)).save(path)
+        else:
+            first = path.with_name(f"{behaviour}-{seed % DISTINCT:07d}.npz")
+            path.hardlink_to(first)
     print(f"{args.episodes} episodes: {args.out}")
 
 

@@ -19,7 +19,8 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from PIL import Image
 
-from world4rl_gym.episodes import Episode
+from training.import_episodes import Args, run
+from world4rl_gym.episodes import Episode, load_episodes
 
 LEROBOT = Path(__file__).parent / "fixtures" / "lerobot_v3"
 """Recorded with lerobot 0.4.4 by `fixtures/make_lerobot_v3.py`: 20 episodes, 8 of them failures."""
@@ -176,3 +177,14 @@ def write_folder(folder: Path, count: int = 6, pictures: bool = False) -> list[E
         writer.writeheader()
         writer.writerows(rows)
     return episodes
+
+
+def imported(
+    source: Path, kind: str, out: Path, **options: Any
+) -> tuple[dict[int, Episode], dict[str, Any]]:
+    """The episodes of an import by their numbers, and its record."""
+    record = run(Args(source, kind, out, "push", **{"size": 16, **options}))  # type: ignore[arg-type]
+    found = {}
+    for split in record["splits"]:
+        found.update({e.seed % 1_000_000: e for e in load_episodes(out, split, ["push"])})
+    return found, record

@@ -137,3 +137,18 @@ def test_eyes_train_from_frames_alone_and_code_what_moves(tmp_path: Path) -> Non
     assert float((predicted[:, 0] - row).abs().mean()) < 0.5 * float(
         (row - row.mean()).abs().mean()
     )
+
+
+def test_degraded_frames_are_those_of_a_worse_camera() -> None:
+    """Half stay as they are; the others differ by some levels, and never out of range."""
+    frames = torch.full((400, 3, 16, 16), 60, dtype=torch.uint8)
+    frames[:, :, 4:8, 4:8] = torch.tensor([220, 40, 40], dtype=torch.uint8).view(1, 3, 1, 1)
+    kept = frames.clone()
+    worse = train_eyes.degraded(frames, torch.Generator().manual_seed(0))
+    assert worse.dtype == torch.uint8 and torch.equal(frames, kept)
+    off = (worse.float() - frames.float()).abs().mean(dim=(1, 2, 3))
+    assert 0.4 < float((off == 0).float().mean()) < 0.6
+    assert 1 < float(off[off > 0].mean()) < 10
+    extremes = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(3 * 8 * 8)
+    worse = train_eyes.degraded(extremes.view(2, 3, 8, 8), torch.Generator().manual_seed(1))
+    assert float((worse.float() - extremes.view(2, 3, 8, 8).float()).abs().max()) < 60

@@ -18,6 +18,7 @@ import torch
 import tyro
 from annotated_types import Ge, Le
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.data.frame_file import map_frames
 from training.data.start_frames import load_start_frames, start_frames_path
@@ -56,6 +57,8 @@ class Args(Settings):
         steps: Optimiser steps.
         batch_size: Frames a step.
         whiten: Make all colours count alike, so that a small mark of a rare one stands out.
+        degrade: Show half of the frames as other cameras, or compressed films, would, so that codes
+            do not depend on it.
         later_share: Share of a batch that are frames of episodes, not start frames.
         learning_rate: AdamW's, after the warm-up.
         seed: Seed of weights and batches.
@@ -70,6 +73,7 @@ class Args(Settings):
     steps: PositiveInt = 900
     batch_size: PositiveInt = 64
     whiten: bool = False
+    degrade: bool = True
     later_share: Annotated[float, Ge(0), Le(0.9)] = 0.25
     learning_rate: PositiveFloat = 2e-3
     seed: NonNegativeInt = 0
@@ -186,7 +190,8 @@ def train(args: Args) -> Path:
         model: nn.Module, data: tuple[Tensor, Tensor], step: int, generator: torch.Generator
     ) -> Tensor:
         pixels, state = data
-        wrong = model(pixels, state) + mean - to_float(pixels)
+        seen = degraded(pixels, generator) if args.degrade else pixels
+        wrong = model(seen, state) + mean - to_float(pixels)
         if args.whiten:
             wrong = torch.einsum("cd,bdyx->bcyx", colours, wrong)
         square = wrong.square()
@@ -210,6 +215,38 @@ def train(args: Args) -> Path:
         if processes.is_first():
             save_component(whole, out / "eyes")
     return out
+
+
+def degraded(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Frames as other cameras, or compressed films, would show them; half of them stay as they are.
+
+    Colour loses resolution, as in 4:2:0 video, the picture is blurred, brightness and colours shift
+    a little, and noise is added. Eyes that draw the true frame from such a one (a denoising
+    autoencoder: Vincent et al., 2008) have codes that hardly depend on all that.
+
+    Args:
+        frames: `(B, 3, H, W)` uint8.
+        generator: What is drawn from.
+
+    Returns:
+        The same shape and dtype.
+    """
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(len(frames), *shape, generator=generator)
+        return (low + (high - low) * drawn).to(frames.device)
+
+    pixels = to_float(frames)
+    grey = pixels.mean(dim=1, keepdim=True)
+    halved = F.interpolate(F.avg_pool2d(pixels - grey, 2), scale_factor=2, mode="bilinear")
+    pixels = torch.lerp(pixels, grey + halved, uniform(0, 1, 1, 1, 1))
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    pixels = torch.lerp(pixels, blurred, uniform(0, 0.5, 1, 1, 1))
+    pixels = pixels * uniform(0.95, 1.05, 1, 1, 1) + uniform(-0.04, 0.04, 3, 1, 1)
+    noise = torch.randn(pixels.shape, generator=generator).to(frames.device)
+    pixels = pixels + uniform(0, 0.04, 1, 1, 1) * noise
+    worse = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return torch.where(uniform(0, 1, 1, 1, 1) < 0.5, worse, frames)
 
 
 def whitening(difference: Tensor) -> Tensor:

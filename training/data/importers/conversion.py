@@ -1,0 +1,103 @@
+"""What becomes of a recording: fewer frames, square frames, and a split of its own.
+
+Knows arrays; knows nothing of formats and files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from training.data.importers.recording import Recording
+
+
+def thinned(
+    values: np.ndarray, kept: np.ndarray, gather: Callable[[np.ndarray], Any]
+) -> np.ndarray:
+    """What `gather` makes of the rows between each two of the kept frames, stacked."""
+    return np.stack([gather(values[a:b]) for a, b in itertools.pairwise(kept)])
+
+
+def kept_frames(count: int, every: int) -> np.ndarray:
+    """Indices of the frames that thinning keeps: every N-th, and the last of all."""
+    kept = np.arange(0, count, every)
+    return kept if kept[-1] == count - 1 else np.append(kept, count - 1)
+
+
+def thin(recording: Recording, every: int, summed: Sequence[int]) -> dict[str, np.ndarray | None]:
+    """A recording's arrays when only every N-th frame is kept.
+
+    Args:
+        recording: Of F frames.
+        every: N.
+        summed: Indices of the action components that are displacements.
+
+    Returns:
+        `kept`, the frames' indices; `actions`, displacements summed and positions the last;
+        `success`, whether the task stood solved at any frame of a decision; `state`, `command`.
+    """
+    kept = kept_frames(recording.count, every)
+    actions = thinned(recording.actions, kept, lambda rows: rows[-1])
+    for j in summed:
+        actions[:, j] = thinned(recording.actions[:, j], kept, np.sum)
+    assert recording.success is not None
+    return {
+        "kept": kept,
+        "actions": actions,
+        "success": thinned(recording.success, kept, np.any),
+        "state": None if recording.state is None else recording.state[kept],
+        "command": None if recording.command is None else recording.command[kept],
+    }
+
+
+def squared(frame: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """A frame `(H, W, 3)` uint8 of any size as `(size, size, 3)` uint8.
+
+    Args:
+        frame: The frame.
+        size: Side of the result in pixels.
+        fit: "pad" (black borders), "crop" (the middle) or "resize" (squeezed).
+    """
+    height, width = frame.shape[:2]
+    if (height, width) == (size, size):
+        return frame
+    image = Image.fromarray(frame)
+    if fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    within = (size, size)
+    if fit == "pad":
+        scale = size / max(height, width)
+        within = (max(1, round(width * scale)), max(1, round(height * scale)))
+    drawn = np.asarray(image.resize(within, Image.Resampling.BILINEAR))  # averages when smaller
+    if drawn.shape[:2] == (size, size):
+        return drawn
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - drawn.shape[0]) // 2, (size - drawn.shape[1]) // 2
+    square[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    return square
+
+
+def split_of(solved: Sequence[bool], validation: float, test: float, seed: int) -> list[str]:
+    """The split of each episode: successes and failures are shared out apart, at random.
+
+    At least one of three of a kind goes to each split that is asked for.
+    """
+    rng = np.random.default_rng(seed)
+    splits = ["train"] * len(solved)
+    for kind in (True, False):
+        own = rng.permutation([i for i, one in enumerate(solved) if one == kind])
+        taken = 0
+        for name, share in (("test", test), ("validation", validation)):
+            count = round(len(own) * share)
+            if share and len(own) >= 3:
+                count = max(count, 1)
+            for index in own[taken : taken + count]:
+                splits[int(index)] = name
+            taken += count
+    return splits
