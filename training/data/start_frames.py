@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from world4rl_gym.episodes import Episode, EpisodeError, load_episodes, task_folder
+from world4rl_gym.episodes import Episode, EpisodeError, iterate_episodes, task_folder
 
 
 def start_frames_path(out: Path, task: str, split: str) -> Path:
@@ -41,7 +41,7 @@ def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
     """
     path = start_frames_path(folder, task, split)
     if not path.exists():
-        return _first_frames(load_episodes(folder, split, [task]))
+        return _first_frames(iterate_episodes(folder, split, [task]))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             frames = arrays["frames"]
@@ -58,13 +58,13 @@ def load_start_frames(folder: Path, task: str, split: str) -> StartFrames:
         raise EpisodeError(f"{path}: not a readable file of start frames ({error})") from None
 
 
-def _first_frames(episodes: Sequence[Episode]) -> StartFrames:
+def _first_frames(episodes: Iterable[Episode]) -> StartFrames:
     nothing = np.zeros((1, 0), np.float32)
-    states = [nothing if e.state is None else e.state[:1] for e in episodes]
-    commands = [nothing if e.command is None else e.command[:1] for e in episodes]
+    frames, states, commands = [], [], []
+    for episode in episodes:  # copied, for a view would keep all of the episode
+        frames.append(episode.frames[:1].copy())
+        states.append(nothing if episode.state is None else episode.state[:1].copy())
+        commands.append(nothing if episode.command is None else episode.command[:1].copy())
     return StartFrames(
-        np.concatenate([e.frames[:1] for e in episodes]),
-        np.concatenate(states),
-        np.concatenate(commands),
-        None,
+        np.concatenate(frames), np.concatenate(states), np.concatenate(commands), None
     )
