@@ -1,8 +1,7 @@
 """Writes a recorded folder as a LeRobotDataset v3.0, by the lerobot package itself.
 
-Pictures are stored without loss, unless `--pictures video` asks for a compressed film: eyes that
-learned from such films see other codes in the pictures of a live camera. lerobot pins its own
-torch, so give it an environment of its own:
+Pictures are stored without loss, unless `--pictures video` asks for a compressed film. lerobot pins
+its own torch, so give it an environment of its own:
 
     python -m venv lerobot && lerobot/bin/pip install lerobot==0.4.4
     lerobot/bin/python examples/folder_to_lerobot.py recordings/pusht recordings/pusht-lerobot

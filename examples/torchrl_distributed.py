@@ -2,7 +2,8 @@
 
     python examples/torchrl_distributed.py --task handle-pull --steps 4000 --nodes 2
 
-Nodes talk through gloo. `--launcher submitit` starts them as jobs of a cluster.
+Nodes talk through gloo, on port 10003 or `TCP_PORT`. `--launcher submitit` starts them as jobs of a
+cluster.
 """
 
 from __future__ import annotations
@@ -73,11 +74,13 @@ def main(arguments: list[str] | None = None) -> None:
         sync=True,
     )
     collected, successes, began = 0, 0.0, time.monotonic()
-    for rollout in collector:  # learn here, as in torchrl_rollout.py
-        collected += rollout.numel()
-        successes += float(rollout["next", "reward"].sum())
+    try:
+        for rollout in collector:  # learn here, as in torchrl_rollout.py
+            collected += rollout.numel()
+            successes += float(rollout["next", "reward"].sum())
+    finally:
+        collector.shutdown()
     seconds = time.monotonic() - began
-    collector.shutdown()
     print(
         f"TorchRL, {args.nodes} nodes, {collected} imagined steps: {successes:.0f} imagined "
         f"successes, {collected / seconds:.0f} env steps/s"

@@ -1,10 +1,14 @@
-"""Every example runs, for a few hundred steps, as its user would run it."""
+"""Every example runs, for a few hundred steps, as its user would run it.
+
+Those that need what no extra installs are skipped without it: Ray, gym-pusht, gymnasium-robotics.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -148,12 +152,16 @@ def run_example(name: str, arguments: list[str], **environment: str) -> str:
 
 def test_torchrls_distributed_collector_steps_on_two_nodes(folder: str) -> None:
     pytest.importorskip("torchrl")
-    said = run_example("torchrl_distributed", ["--steps", "256", "--world-model", folder])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ["--steps", "256", "--world-model", folder]
+    said = run_example("torchrl_distributed", arguments, TCP_PORT=port)
     assert "2 nodes, 256 imagined steps" in said
 
 
 def test_rllib_refines_to_its_end(folder: str) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray.rllib")
     arguments = ["--steps", "512", "--runners", "1", "--world-model", folder]
     said = run_example("rllib_ppo", arguments, RAY_raylet_start_wait_time_s="300")
     assert "RLlib PPO, 512 imagined steps" in said

@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from episode_factory import HORIZON, SIZE, write_episodes
 
 from training.data.frame_file import checksum, map_frames
+from training.data.sequences import make_sequences
+from training.data.trainable import iterate_trainable
+from training.train_denoiser import load_drawn_frames
+from world4rl_gym import episodes
+from world4rl_gym.components import save_component
 from world4rl_gym.episodes import EpisodeError
+from world4rl_gym.eyes import Eyes
 
 RNG = np.random.default_rng(0)
 
@@ -61,3 +68,27 @@ def test_frames_are_asked_for_one_after_another(tmp_path: Path) -> None:
 def test_bad_frames_are_refused(tmp_path: Path, parts: list[np.ndarray], says: str) -> None:
     with pytest.raises(EpisodeError, match=says):
         map_frames(tmp_path, parts)
+
+
+def test_training_keeps_few_episodes_frames_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a memory and a denoiser learn from is read one episode after another."""
+    data = write_episodes(tmp_path / "data", count=12)
+    eyes = Eyes(1, SIZE, 4, 4)
+    save_component(eyes, tmp_path / "eyes" / "eyes")
+    alive: list[int] = []
+    made: list[weakref.ref[np.ndarray]] = []
+    load = episodes.load_episode
+
+    def counted(path: Path) -> episodes.Episode:
+        alive.append(sum(one() is not None for one in made))
+        episode = load(path)
+        made.append(weakref.ref(episode.frames))
+        return episode
+
+    monkeypatch.setattr(episodes, "load_episode", counted)
+    sequences = make_sequences(iterate_trainable(data, "push"), eyes.task(0))
+    drawn = load_drawn_frames(data, ["push"], tmp_path / "eyes", tmp_path / "out")
+    assert len(sequences) == 24 and len(drawn.pixels) == 24 * (HORIZON + 1)
+    assert len(alive) == 48 and max(alive) <= 3, max(alive)

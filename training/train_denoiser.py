@@ -186,7 +186,8 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         assert isinstance(model, Denoiser)
         pixels, anchors, code, first_code, state = batch
         # The draws are made where they are used: a GPU would wait for the CPU's.
-        draws = torch.Generator(args.device).manual_seed(generator.initial_seed() + 1)
+        own_seed = int(torch.randint(2**62, (), generator=generator))
+        draws = torch.Generator(args.device).manual_seed(own_seed)
         own = processes.share(args.batch_size)
 
         def normal(*shape: int) -> Tensor:
@@ -219,7 +220,7 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         args.out,
         steps=args.steps,
         peak_learning_rate=args.learning_rate,
-        fingerprint={"data": checksum(data.pixels), "seed": args.seed, "steps": args.steps},
+        fingerprint={"frames": checksum(data.pixels), "seed": args.seed, "steps": args.steps},
         checkpoint_every=args.checkpoint_every,
         ema=args.ema,
         seed=args.seed,

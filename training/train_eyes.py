@@ -37,7 +37,7 @@ from training.runs.settings import (
 from world4rl_gym.components import round_weights, save_component
 from world4rl_gym.episodes import BEHAVIOURS
 from world4rl_gym.eyes import Eyes, TaskEyes
-from world4rl_gym.pixels import channels_first, to_float
+from world4rl_gym.pixels import channels_first, to_float, to_uint8
 
 SQUARE, FOURTH = 20.0, 100.0
 """Weights of the pixels' squared error and of its square. By the latter what is small counts: a
@@ -166,7 +166,10 @@ def train(args: Args) -> Path:
     """
     out = for_task(args.out, args.task)
     starts, later = load_frames(args, out)
-    mean = (starts.pixels.float().mean(dim=0) / 127.5 - 1).to(args.device)
+    total = torch.zeros(starts.pixels.shape[1:], dtype=torch.float64)
+    for part in starts.pixels.split(1024):
+        total += part.sum(dim=0, dtype=torch.float64)
+    mean = (total / len(starts.pixels) / 127.5 - 1).float().to(args.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         whole = Eyes(1, starts.pixels.shape[-1], args.code_size, args.width)
@@ -182,15 +185,14 @@ def train(args: Args) -> Path:
         first = starts.batch(args.batch_size - from_later, generator)
         other = later.batch(from_later, generator)
         own = processes.share(args.batch_size)
-        return tuple(
-            torch.cat(pair)[own].to(args.device) for pair in zip(first, other, strict=True)
-        )
+        pixels, state = (torch.cat(pair) for pair in zip(first, other, strict=True))
+        seen = degraded(pixels, generator) if args.degrade else pixels
+        return tuple(part[own].to(args.device) for part in (seen, pixels, state))
 
     def loss(
-        model: nn.Module, data: tuple[Tensor, Tensor], step: int, generator: torch.Generator
+        model: nn.Module, data: tuple[Tensor, ...], step: int, generator: torch.Generator
     ) -> Tensor:
-        pixels, state = data
-        seen = degraded(pixels, generator) if args.degrade else pixels
+        seen, pixels, state = data
         wrong = model(seen, state) + mean - to_float(pixels)
         if args.whiten:
             wrong = torch.einsum("cd,bdyx->bcyx", colours, wrong)
@@ -218,14 +220,14 @@ def train(args: Args) -> Path:
 
 
 def degraded(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Frames as other cameras, or compressed films, would show them; half of them stay as they are.
+    """Frames as other cameras, or compressed films, show them; about half stay as they are.
 
     Colour loses resolution, as in 4:2:0 video, the picture is blurred, brightness and colours shift
     a little, and noise is added. Eyes that draw the true frame from such a one (a denoising
     autoencoder: Vincent et al., 2008) have codes that hardly depend on all that.
 
     Args:
-        frames: `(B, 3, H, W)` uint8.
+        frames: `(B, 3, H, W)` uint8, on the CPU.
         generator: What is drawn from.
 
     Returns:
@@ -234,7 +236,7 @@ def degraded(frames: Tensor, generator: torch.Generator) -> Tensor:
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         drawn = torch.rand(len(frames), *shape, generator=generator)
-        return (low + (high - low) * drawn).to(frames.device)
+        return low + (high - low) * drawn
 
     pixels = to_float(frames)
     grey = pixels.mean(dim=1, keepdim=True)
@@ -243,10 +245,9 @@ def degraded(frames: Tensor, generator: torch.Generator) -> Tensor:
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     pixels = torch.lerp(pixels, blurred, uniform(0, 0.5, 1, 1, 1))
     pixels = pixels * uniform(0.95, 1.05, 1, 1, 1) + uniform(-0.04, 0.04, 3, 1, 1)
-    noise = torch.randn(pixels.shape, generator=generator).to(frames.device)
+    noise = torch.randn(pixels.shape, generator=generator)
     pixels = pixels + uniform(0, 0.04, 1, 1, 1) * noise
-    worse = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return torch.where(uniform(0, 1, 1, 1, 1) < 0.5, worse, frames)
+    return torch.where(uniform(0, 1, 1, 1, 1) < 0.5, to_uint8(pixels), frames)
 
 
 def whitening(difference: Tensor) -> Tensor:

@@ -220,9 +220,9 @@ def iterate_episodes(
         skip_bad: Leave broken files out, and say how many, rather than refuse.
 
     Raises:
-        EpisodeError: The folder or split is missing or empty, a file is broken, imagined, or of
-            another task than its folder, or the episodes disagree on frame size, action size or
-            action repeat.
+        EpisodeError: When it comes to it: the folder or split is missing or empty, a file is
+            broken, imagined, or of another task than its folder, or the episodes disagree on frame
+            size, action size or action repeat.
     """
     folder = Path(folder)
     if split not in SPLITS:
@@ -230,7 +230,7 @@ def iterate_episodes(
     if not folder.is_dir():
         raise EpisodeError(f"{folder}: no such folder of episodes")
     names = task_names(folder) if tasks is None else [composed(task) for task in tasks]
-    first: tuple[Episode, dict[str, object]] | None = None
+    first: tuple[str, int, dict[str, object]] | None = None
     bad: list[str] = []
     for task in names:
         for path in episode_files(task_folder(folder, task) / split):
@@ -249,13 +249,13 @@ def iterate_episodes(
                 continue
             shape = _shape(episode)
             if first is None:
-                first = dataclasses.replace(episode, frames=episode.frames[:1]), shape
-            known, expected = first
+                first = episode.task, episode.seed, shape
+            known, seed, expected = first
             for field, got in shape.items():
                 if expected[field] != got:
                     raise EpisodeError(
                         f"{folder}: {field} differs between episodes: {expected[field]} for "
-                        f"{known.task} seed {known.seed}, {got} for {task} seed {episode.seed}"
+                        f"{known} seed {seed}, {got} for {task} seed {episode.seed}"
                     )
             yield episode
     if bad:

@@ -45,8 +45,9 @@ def map_frames(folder: Path, frames: Iterable[np.ndarray]) -> Tensor:
             raise EpisodeError("frames: expected at least one")
         file.flush()
         height, width, channels = shape
-        # Copy on write, since torch knows no array that is read only.
-        mapped = np.memmap(file, np.uint8, mode="c").reshape(-1, channels, height, width)
+        # Shared, for of a private mapping the whole counts as memory; not read only, which torch
+        # does not know.
+        mapped = np.memmap(file, np.uint8, mode="r+").reshape(-1, channels, height, width)
     return torch.from_numpy(mapped)
 
 

@@ -61,7 +61,8 @@ def fit(
 
     Args:
         model: Trained in place, on the device that it is on.
-        draw: Draws the data of a step. What share of the time it takes is printed at the end.
+        draw: Draws the data of a step. What share of the time it takes is printed at the end; on a
+            GPU that counts the GPU's last step too.
         loss: Gives the loss of a step; of several processes, that of this one's share of the rows.
         out: Folder of `checkpoints/` and `losses.csv`.
         steps: Optimiser steps.
