@@ -236,51 +236,58 @@ def train(
     folder = args.cells / cell.name / name
     if folder.exists():
         return (SteeredPolicy if name in STEERED else Policy).from_pretrained(folder)
-    policy: Policy | SteeredPolicy
-    if "clone" in name:
-        policy = clone_episodes(
-            demonstrations_of(args, cell),
-            world_model,
-            "pixels_agent_pos" if name == "cloned_frames" else "features",
-            args.clone_steps * (3 if name == "longer_clone" else 1),
-            cell.draw,
-        )
-    elif name == "flow":
-        shown = demonstrations_of(args, cell)
-        policy = SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
-    elif name == "steered":
-        flow = train(args, cell, "flow", world_model, env)
-        assert isinstance(flow, SteeredPolicy)
-        policy = flow
-        if not is_refused(world_model, cell.task):
-            policy = steer(flow.flow, world_model, cell.task, args.steps, cell.seed)[0]
-    elif name == "distilled":
-        teacher = train(args, cell, "refined", world_model, env)
-        assert isinstance(teacher, Policy)
-        policy = distil(teacher, world_model, seed=cell.seed)
-    else:
-        cloned, title = train(args, cell, "cloned", world_model, env), f"{cell.name} {name}"
-        assert isinstance(cloned, Policy)
-        if name == "filtered":
-            seeds = split_seeds("train", args.rollouts, ROLLOUT_OFFSET + 1000 * cell.draw)
-            played = real_episodes(env, cloned, world_model, seeds, title)
-            shown = [*demonstrations_of(args, cell), *(e for e in played if e.solved)]
-            policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=cell.draw)
-        elif name == "refined" and is_refused(world_model, cell.task):
-            policy = cloned  # as `training.refine_policy` refuses
-        elif name == "refined":
-            policy = refine_imagined(
-                cloned, world_model, cell.task, args.steps, cell.seed, title
-            ).policy
-        else:
-            if name == "real_twin":
-                rows, steps = real_env(world_model, cell.task, cell.seed), args.real_steps
-            else:
-                rows, steps = practice_env(world_model, cell.task, cell.seed), args.steps
-                rows = ZeroReward(rows)
-            policy = refine(cloned, rows, steps, cell.seed, title).policy
-            rows.close()
+    policy = _trained(args, cell, name, world_model, env)
     policy.save_pretrained(folder)
+    return policy
+
+
+def _trained(
+    args: Args, cell: Cell, name: str, world_model: WorldModel, env: RealEnv
+) -> Policy | SteeredPolicy:
+    """Trains one of the cell's policies, and first those that it begins with."""
+    task, seed, title = cell.task, cell.seed, f"{cell.name} {name}"
+
+    def known(other: str) -> Any:
+        return train(args, cell, other, world_model, env)
+
+    def cloned(shown: list[Any], **options: Any) -> Policy:
+        return clone_episodes(
+            shown, world_model, **{"steps": args.clone_steps, "seed": cell.draw, **options}
+        )
+
+    shown = demonstrations_of(args, cell)
+    refused = is_refused(world_model, task)  # then `training.refine_policy` refuses, too
+    match name:
+        case "cloned":
+            return cloned(shown)
+        case "longer_clone":
+            return cloned(shown, steps=3 * args.clone_steps)
+        case "cloned_frames":
+            return cloned(shown, obs_type="pixels_agent_pos")
+        case "filtered":
+            seeds = split_seeds("train", args.rollouts, ROLLOUT_OFFSET + 1000 * cell.draw)
+            played = real_episodes(env, known("cloned"), world_model, seeds, title)
+            return cloned([*shown, *(e for e in played if e.solved)])
+        case "flow":
+            return SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
+        case "steered":
+            flow = known("flow")
+            return flow if refused else steer(flow.flow, world_model, task, args.steps, seed)[0]
+        case "distilled":
+            return distil(known("refined"), world_model, seed=seed)
+        case "refined":
+            if refused:
+                return known("cloned")
+            refined = refine_imagined(known("cloned"), world_model, task, args.steps, seed, title)
+            return refined.policy
+        case "real_twin":
+            rows, steps = real_env(world_model, task, seed), args.real_steps
+        case "zero_reward":
+            rows, steps = ZeroReward(practice_env(world_model, task, seed)), args.steps
+        case _:
+            raise ValueError(f"policies: {name!r} is none")
+    policy = refine(known("cloned"), rows, steps, seed, title).policy
+    rows.close()
     return policy
 
 
