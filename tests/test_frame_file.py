@@ -15,7 +15,7 @@ from episode_factory import HORIZON, SIZE, write_episodes
 from training.data.frame_file import checksum, map_frames
 from training.data.sequences import make_sequences
 from training.data.trainable import iterate_trainable
-from training.train_denoiser import load_drawn_frames
+from training.train_denoiser import DrawnFrames, load_drawn_frames, residual_scale
 from world4rl_gym import episodes
 from world4rl_gym.components import save_component
 from world4rl_gym.episodes import EpisodeError
@@ -92,3 +92,12 @@ def test_training_keeps_few_episodes_frames_alive(
     drawn = load_drawn_frames(data, ["push"], tmp_path / "eyes", tmp_path / "out")
     assert len(sequences) == 24 and len(drawn.pixels) == 24 * (HORIZON + 1)
     assert len(alive) == 48 and max(alive) <= 3, max(alive)
+
+
+def test_the_scale_of_frames_is_not_that_of_first_frames_alone() -> None:
+    """4,000 frames in episodes of two: every second one is the first of its episode."""
+    frames = torch.zeros(4000, 3, 8, 8, dtype=torch.uint8)
+    frames[1::2] = torch.randint(256, (2000, 3, 8, 8), dtype=torch.uint8)
+    first = torch.arange(4000) // 2 * 2
+    data = DrawnFrames(frames, torch.zeros(4000, 4), torch.zeros(4000, 0), first)
+    assert 0.3 < residual_scale(data, 0.5) < 2.0
