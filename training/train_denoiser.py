@@ -221,7 +221,7 @@ def train_denoiser(args: Args, data: DrawnFrames) -> Denoiser:
         args.out,
         steps=args.steps,
         peak_learning_rate=args.learning_rate,
-        fingerprint={"frames": checksum(data.pixels), "seed": args.seed, "steps": args.steps},
+        fingerprint={"data": checksum(data.pixels), "seed": args.seed, "steps": args.steps},
         checkpoint_every=args.checkpoint_every,
         ema=args.ema,
         seed=args.seed,
