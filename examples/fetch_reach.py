@@ -9,9 +9,7 @@ policies are measured. The commands that follow are in results/second_domain.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +17,7 @@ import gymnasium_robotics
 import mujoco
 import numpy as np
 
-from examples.recording import record, record_start_frames
+from examples.recording import run
 
 SIZE = 64
 DECISIONS = 25
@@ -124,19 +122,7 @@ gym.register("FetchReachPixels-v0", "examples.fetch_reach:FetchReachPixels")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=230)
-    parser.add_argument("--start-frames", type=Path, help="also write these, 1,000")
-    args = parser.parse_args(arguments)
-    if args.episodes < 1 or args.out.exists():
-        parser.error("expected --episodes of at least 1, and --out that is not there yet")
-    env = FetchReachPixels()
-    share = record(env, Reacher, args.out, args.episodes, DECISIONS)
-    print(f"{args.episodes} episodes, {100 * share:.0f} % of which are solved: {args.out}")
-    if args.start_frames is not None:
-        record_start_frames(env, args.start_frames, 1000, 1_000_000)
-    env.close()
+    run(__doc__, arguments, FetchReachPixels, Reacher, DECISIONS)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,14 @@ one's own, in which policies are measured. The commands that follow are in resul
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gym_pusht
 import gymnasium as gym
 import numpy as np
 
-from examples.recording import record, record_start_frames
+from examples.recording import run
 
 SIZE = 64
 DECISIONS = 40
@@ -175,19 +173,7 @@ gym.register("PushTPixels-v0", "examples.pusht:PushTPixels")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=230)
-    parser.add_argument("--start-frames", type=Path, help="also write these, 1,000")
-    args = parser.parse_args(arguments)
-    if args.episodes < 1 or args.out.exists():
-        parser.error("expected --episodes of at least 1, and --out that is not there yet")
-    env = PushTPixels()
-    share = record(env, Planner, args.out, args.episodes, DECISIONS, command_size=2)
-    print(f"{args.episodes} episodes, {100 * share:.0f} % of which are solved: {args.out}")
-    if args.start_frames is not None:
-        record_start_frames(env, args.start_frames, 1000, 1_000_000, command_size=2)
-    env.close()
+    run(__doc__, arguments, PushTPixels, Planner, DECISIONS, command_size=2)
 
 
 if __name__ == "__main__":

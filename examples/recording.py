@@ -5,8 +5,9 @@ A robot's own recorder would do the same: pictures in a folder an episode, and o
 
 from __future__ import annotations
 
+import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,3 +90,34 @@ def record_start_frames(
     state, command = np.split(agent.astype(np.float32), [agent.shape[1] - command_size], axis=1)
     known = {"state": state} | ({"command": command} if command_size else {})
     np.savez_compressed(out, frames=frames, **known)
+
+
+def run(
+    description: str | None,
+    arguments: Sequence[str] | None,
+    make_env: Callable[[], gym.Env[Any, Any]],
+    make_expert: Callable[[np.random.Generator, int], Expert],
+    decisions: int,
+    command_size: int = 0,
+) -> None:
+    """The command line of a recorder.
+
+    Args:
+        description: What `--help` says.
+        arguments: The words of the command line; None takes the process's.
+        make_env: Makes the env, once the command line is read.
+        make_expert, decisions, command_size: As `record` takes them.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=230)
+    parser.add_argument("--start-frames", type=Path, help="also write these, 1,000")
+    args = parser.parse_args(arguments)
+    if args.episodes < 1 or args.out.exists():
+        parser.error("expected --episodes of at least 1, and --out that is not there yet")
+    env, size = make_env(), command_size
+    share = record(env, make_expert, args.out, args.episodes, decisions, command_size=size)
+    print(f"{args.episodes} episodes, {100 * share:.0f} % of which are solved: {args.out}")
+    if args.start_frames is not None:
+        record_start_frames(env, args.start_frames, 1000, 1_000_000, size)
+    env.close()

@@ -250,25 +250,26 @@ def _trained(
     def known(other: str) -> Any:
         return train(args, cell, other, world_model, env)
 
-    def cloned(shown: list[Any], **options: Any) -> Policy:
+    def cloned(*more: Any, **options: Any) -> Policy:
+        shown = [*demonstrations_of(args, cell), *more]
         return clone_episodes(
             shown, world_model, **{"steps": args.clone_steps, "seed": cell.draw, **options}
         )
 
-    shown = demonstrations_of(args, cell)
     refused = is_refused(world_model, task)  # then `training.refine_policy` refuses, too
     match name:
         case "cloned":
-            return cloned(shown)
+            return cloned()
         case "longer_clone":
-            return cloned(shown, steps=3 * args.clone_steps)
+            return cloned(steps=3 * args.clone_steps)
         case "cloned_frames":
-            return cloned(shown, obs_type="pixels_agent_pos")
+            return cloned(obs_type="pixels_agent_pos")
         case "filtered":
             seeds = split_seeds("train", args.rollouts, ROLLOUT_OFFSET + 1000 * cell.draw)
             played = real_episodes(env, known("cloned"), world_model, seeds, title)
-            return cloned([*shown, *(e for e in played if e.solved)])
+            return cloned(*(e for e in played if e.solved))
         case "flow":
+            shown = demonstrations_of(args, cell)
             return SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
         case "steered":
             flow = known("flow")

@@ -138,9 +138,8 @@ def load_frames(args: Args, folder: Path) -> tuple[Frames, Frames]:
 
     def frames() -> Iterator[np.ndarray]:
         for episode in episodes:
-            state = episode.state
-            states.append(np.zeros((len(episode) + 1, 0)) if state is None else state)
-            states[-1] = states[-1][: len(episode.frames)]
+            count, state = len(episode.frames), episode.state
+            states.append(np.zeros((count, 0)) if state is None else state[:count])
             yield episode.frames
 
     pixels = map_frames(folder, frames())
