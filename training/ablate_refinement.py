@@ -1,0 +1,320 @@
+"""Measures what each part of refinement is worth, by leaving it out or changing it.
+
+    python -m training.ablate_refinement --tasks lever-pull handle-pull
+
+Every variation begins with the same clones and is measured from the same validation starts. Runs
+that are done are not done again. What parts of the memory are worth: `training.ablate_memory`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from training.data.trainable import load_experts
+from training.envs.real_env import check_task, require_real_env, split_seeds
+from training.envs.rollouts import (
+    Actor,
+    imagined_outcomes,
+    make_real_env,
+    real_outcomes,
+    real_starts,
+)
+from training.evaluation.formatting import markdown_table
+from training.policies.imitation import done_of, features_of, fit
+from training.policies.ppo import UnitActions
+from training.policies.refinement import (
+    IMAGINED_ROWS,
+    STEPS,
+    ProgressReward,
+    RandomisedFeatures,
+    make_judge,
+    refine,
+)
+from training.runs import command
+from training.runs.locks import locked
+from training.runs.records import save_record
+from training.runs.settings import PositiveInt, Settings, keep_settings
+from world4rl_gym.policy import Policy, make_policy, policy_config
+from world4rl_gym.sb3 import ImaginedVecEnv
+from world4rl_gym.world_model import WorldModel
+
+BRANCH = 15
+"""Decisions of a branch from anywhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """How PPO practises.
+
+    Attributes:
+        says: What the table calls it.
+        reward: "progress" is refinement's own; "success" pays for that alone; "probability" pays
+            for every rise of the highest probability of success in an episode.
+        uncertainty_penalty: The env's.
+        branches: Whether episodes are `BRANCH` decisions from anywhere, not whole ones.
+        randomised: Whether features are off by a little.
+        robot: Whether the policy sees the robot; else the first frame's code and the time alone.
+        judged: Whether the best judged policy is handed out; else the last one.
+        critic_first: Whether the critic learns alone first.
+    """
+
+    says: str
+    reward: str = "progress"
+    uncertainty_penalty: float = 0.0
+    branches: bool = False
+    randomised: bool = True
+    robot: bool = True
+    judged: bool = True
+    critic_first: bool = True
+
+
+VARIATIONS = {
+    "all": Variation("as it is"),
+    "success": Variation("success alone as the reward", reward="success"),
+    "probability": Variation("probability of success as the reward", reward="probability"),
+    "penalty": Variation("uncertainty penalty of 1", uncertainty_penalty=1.0),
+    "branches": Variation(f"branches of {BRANCH} decisions from anywhere", branches=True),
+    "exact": Variation("exact features", randomised=False),
+    "no-robot": Variation("without the robot's state and command", robot=False),
+    "last": Variation("the last policy, which nobody judged", judged=False),
+    "no-critic": Variation("the critic not first", critic_first=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args(Settings):
+    """Command line of `training.ablate_refinement`.
+
+    Attributes:
+        tasks: The tasks.
+        variations: Which of `VARIATIONS`.
+        draws: Clones of each task, each of other demonstrations; a clone is refined once.
+        demonstrations: Expert episodes that a clone sees.
+        clone_steps: Gradient steps of cloning.
+        steps: Env steps of PPO at most.
+        episodes: Validation starts.
+        world_model: Folder or Hub id; None is the embedded one.
+        episodes_folder: Where the demonstrations are.
+        runs: Folder of what is done.
+        out: The table, as JSON; beside it as Markdown.
+    """
+
+    tasks: tuple[str, ...]
+    variations: tuple[str, ...] = tuple(VARIATIONS)
+    draws: PositiveInt = 2
+    demonstrations: PositiveInt = 5
+    clone_steps: PositiveInt = 4000
+    steps: PositiveInt = STEPS
+    episodes: PositiveInt = 100
+    world_model: str | None = None
+    episodes_folder: Path = Path("data/episodes")
+    runs: Path = Path("runs/refinement_ablations")
+    out: Path = Path("results/refinement_ablations.json")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for task in self.tasks:
+            check_task(task)
+        for name in self.variations:
+            if name not in VARIATIONS:
+                known = ", ".join(VARIATIONS)
+                raise ValueError(f"variations: expected some of {known}, got {name!r}")
+
+
+class ProbabilityReward(VecEnvWrapper):
+    """Pays for every rise of an episode's highest probability of success."""
+
+    def reset(self) -> Any:
+        """Passes on; nothing was probable yet."""
+        self._best = np.zeros(self.num_envs)
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Passes on all but the reward."""
+        observation, _, done, infos = self.venv.step_wait()
+        best = np.maximum(self._best, [info["success_probability"] for info in infos])
+        reward = (best - self._best).astype(np.float32)
+        self._best = np.where(done, 0.0, best)
+        return observation, reward, done, infos
+
+
+class MaskedFeatures(VecEnvWrapper):
+    """Shows features times a mask `(F,)`."""
+
+    def __init__(self, env: VecEnv, mask: np.ndarray) -> None:
+        super().__init__(env)
+        self._mask = mask
+
+    def reset(self) -> Any:
+        """Passes on, masked."""
+        seen = self.venv.reset()
+        assert isinstance(seen, np.ndarray)
+        return seen * self._mask
+
+    def step_wait(self) -> Any:
+        """Passes on all but what is seen."""
+        seen, reward, done, infos = self.venv.step_wait()
+        assert isinstance(seen, np.ndarray)
+        for row in np.flatnonzero(done):
+            infos[row]["terminal_observation"] = infos[row]["terminal_observation"] * self._mask
+        return seen * self._mask, reward, done, infos
+
+
+class MaskedPolicy:
+    """A policy on masked features, for envs that show all of them."""
+
+    obs_type = "features"
+
+    def __init__(self, policy: Actor, mask: np.ndarray) -> None:
+        self._policy, self._mask = policy, mask
+
+    def act(self, observation: Any) -> np.ndarray:
+        """The policy's actions `(B, A)`."""
+        return self._policy.act(observation * self._mask)
+
+
+def mask_of(variation: Variation, world_model: WorldModel) -> np.ndarray:
+    """What of the features a variation sees, `(F,)` float32 of 0 and 1."""
+    robot = 2 * world_model.state_size + 2 * world_model.command_size
+    seen = np.ones(robot + world_model.code_size + 2, np.float32)
+    seen[:robot] = variation.robot
+    return seen
+
+
+def practice(variation: Variation, world_model: WorldModel, task: str, seed: int) -> VecEnv:
+    """The rows in which a variation's PPO acts."""
+    rows = ImaginedVecEnv(
+        IMAGINED_ROWS,
+        world_model=world_model,
+        task=task,
+        obs_type="features",
+        initial_frames="anywhere" if variation.branches else "start",
+        max_episode_steps=BRANCH if variation.branches else None,
+        uncertainty_penalty=variation.uncertainty_penalty,
+    )
+    rows.seed(seed)
+    env: VecEnv = UnitActions(rows, world_model)
+    if variation.reward == "progress":
+        env = ProgressReward(env)
+    elif variation.reward == "probability":
+        env = ProbabilityReward(env)
+    if variation.randomised:
+        env = RandomisedFeatures(env, world_model, seed)
+    return MaskedFeatures(env, mask_of(variation, world_model))
+
+
+def clone(args: Args, task: str, draw: int, world_model: WorldModel, mask: np.ndarray) -> Policy:
+    """A clone that sees masked features."""
+    count = args.demonstrations
+    experts = load_experts(args.episodes_folder, task, count * (draw + 1))
+    shown = experts[count * draw : count * (draw + 1)]
+    policy = make_policy(policy_config(world_model, task, "features"), draw)
+    seen = features_of(world_model, shown) * torch.from_numpy(mask)
+    fit(policy, (None, seen), done_of(shown), args.clone_steps, seed=draw)
+    return policy
+
+
+def measure(args: Args, task: str, name: str, draw: int, world_model: WorldModel) -> dict[str, Any]:
+    """Clones, refines and measures; reads what is done."""
+    path = args.runs / f"{task}-{name}-{draw}.json"
+    if path.exists():
+        return dict(json.loads(path.read_bytes()))
+    variation = VARIATIONS[name]
+    mask = mask_of(variation, world_model)
+    cloned = clone(args, task, draw, world_model, mask)
+    judge = make_judge(world_model, task)
+    rows = practice(variation, world_model, task, draw)
+    title = f"{task} {name} {draw}"
+    refined = refine(
+        cloned,
+        rows,
+        args.steps,
+        draw,
+        title,
+        (lambda policy: judge(MaskedPolicy(policy, mask))) if variation.judged else None,
+        **({} if variation.critic_first else {"critic_steps": 0}),
+    )
+    rows.close()
+    env = make_real_env(task)
+    seeds = split_seeds("validation", args.episodes, 80_000)
+    starts = real_starts(env, seeds)
+    figures: dict[str, Any] = {"task": task, "variation": name, "draw": draw}
+    for kind, policy in (("cloned", cloned), ("refined", refined.policy)):
+        actor = MaskedPolicy(policy, mask)
+        solved = real_outcomes(env, actor, world_model, seeds, f"{title} {kind}")
+        figures[kind] = float(solved.mean())
+        figures[f"{kind}_imagined"] = float(imagined_outcomes(actor, world_model, starts).mean())
+    env.close()
+    save_record(path, figures)
+    return figures
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means over tasks and draws as Markdown, a line a variation."""
+    lines = []
+    for name, variation in VARIATIONS.items():
+        own = [row for row in rows if row["variation"] == name]
+        if not own:
+            continue
+        gains = [100 * (row["refined"] - row["cloned"]) for row in own]
+        means = [
+            100 * np.mean([row[kind] for row in own])
+            for kind in ("cloned", "refined", "refined_imagined")
+        ]
+        lines.append(
+            [
+                variation.says,
+                str(len(own)),
+                *(f"{mean:.0f}" for mean in means),
+                f"{np.mean(gains):+.0f} ({', '.join(f'{gain:+.0f}' for gain in gains)})",
+            ]
+        )
+    columns = ["refinement", "runs", "clone", "refined", "refined, imagined", "real gain (each)"]
+    return markdown_table(columns, lines)
+
+
+def run(args: Args) -> list[dict[str, Any]]:
+    """Measures every variation, and writes the table.
+
+    Raises:
+        EpisodeError: Demonstrations are broken.
+        SettingsError: There are too few of them, or the folder holds runs of other settings.
+        WorldModelError: The world model cannot be loaded.
+        RealEnvUnavailableError: Meta-World or GL is missing.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    require_real_env()
+    world_model = WorldModel.from_pretrained(args.world_model)
+    with locked(args.runs):
+        keep_settings(args, args.runs, ("tasks", "variations", "draws", "runs"))
+        rows = [
+            measure(args, task, name, draw, world_model)
+            for draw in range(args.draws)
+            for name in args.variations
+            for task in args.tasks
+        ]
+    save_record(args.out, {"steps": args.steps, "episodes": args.episodes, "rows": rows})
+    text = table(rows)
+    args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
+    print(text)
+    return rows
+
+
+def main() -> None:
+    """Runs the command line."""
+    run(tyro.cli(Args, description=__doc__))
+
+
+if __name__ == "__main__":
+    command.run(main)
