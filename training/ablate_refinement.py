@@ -249,11 +249,12 @@ def measure(args: Args, task: str, name: str, draw: int, world_model: WorldModel
     seeds = split_seeds("validation", args.episodes, 80_000)
     starts = real_starts(env, seeds)
     figures: dict[str, Any] = {"task": task, "variation": name, "draw": draw}
+    figures["episodes"] = args.episodes
     for kind, policy in (("cloned", cloned), ("refined", refined.policy)):
         actor = MaskedPolicy(policy, mask)
         solved = real_outcomes(env, actor, world_model, seeds, f"{title} {kind}")
-        figures[kind] = float(solved.mean())
-        figures[f"{kind}_imagined"] = float(imagined_outcomes(actor, world_model, starts).mean())
+        imagined = imagined_outcomes(actor, world_model, starts)
+        figures[kind] = {"real": float(solved.mean()), "imagined": float(imagined.mean())}
     env.close()
     save_record(path, figures)
     return figures
@@ -266,11 +267,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         own = [row for row in rows if row["variation"] == name]
         if not own:
             continue
-        gains = [100 * (row["refined"] - row["cloned"]) for row in own]
-        means = [
-            100 * np.mean([row[kind] for row in own])
-            for kind in ("cloned", "refined", "refined_imagined")
-        ]
+        gains = [100 * (row["refined"]["real"] - row["cloned"]["real"]) for row in own]
+        kinds = (("cloned", "real"), ("refined", "real"), ("refined", "imagined"))
+        means = [100 * np.mean([row[kind][world] for row in own]) for kind, world in kinds]
         lines.append(
             [
                 variation.says,
@@ -304,7 +303,7 @@ def run(args: Args) -> list[dict[str, Any]]:
             for name in args.variations
             for task in args.tasks
         ]
-    save_record(args.out, {"steps": args.steps, "episodes": args.episodes, "rows": rows})
+    save_record(args.out, {"steps": args.steps, "rows": rows})
     text = table(rows)
     args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
     print(text)

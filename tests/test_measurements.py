@@ -1,0 +1,38 @@
+"""The one table of all measured successes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from training.measurements import as_csv, measurements
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def test_the_table_in_the_repository_is_that_of_its_files() -> None:
+    assert (RESULTS / "measurements.csv").read_text("utf-8") == as_csv(measurements(RESULTS))
+
+
+def test_every_form_of_figures_becomes_rows(tmp_path: Path) -> None:
+    cell = {"task": "hammer", "draw": 1, "episodes": 4}
+    packed = {"cloned": "0001", "imagined_after": "1111", "real_twin": "0011"}
+    content = {"steps": 800, "real_steps": 100, "rows": [{**cell, "outcomes": packed}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    both = {"cloned": {"real": 0.5, "imagined": 0.75}}
+    success = {"refined": {"mean": 0.5, "low": 0.1, "high": 0.9}}
+    (tmp_path / "b.json").write_text(json.dumps([{**cell, **both}, {**cell, **success}]))
+    (tmp_path / "c.json").write_text(json.dumps({"hammer": {"speed": 3}}))
+    rows = list(csv.DictReader(as_csv(measurements(tmp_path)).splitlines()))
+    found = [(row["policy"], row["world"], row["mean"], row["steps"]) for row in rows]
+    assert found == [
+        ("cloned", "real", "0.25", ""),
+        ("refined", "imagined", "1.0", "800"),
+        ("real_twin", "real", "0.5", "100"),
+        ("cloned", "real", "0.5", ""),
+        ("cloned", "imagined", "0.75", ""),
+        ("refined", "real", "0.5", ""),
+    ]
+    assert {(row["task"], row["draw"], row["episodes"]) for row in rows} == {("hammer", "1", "4")}
+    assert rows[0]["file"] == "a.json" and 0 < float(rows[0]["low"]) < 0.25
