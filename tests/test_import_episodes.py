@@ -28,6 +28,8 @@ from training.runs.settings import SettingsError
 from world4rl_gym.episodes import SPLITS, Episode, EpisodeError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari.*")
+ROBOSUITE = Path(__file__).parent / "fixtures" / "robosuite_door.hdf5"
+"""From robosuite 1.0.1's wheel (MIT licence): a Panda opens a door, recorded from a person."""
 FRONT = {"camera": ("observation.images.front",)}
 
 
@@ -140,6 +142,26 @@ def test_robomimic_arrives_without_loss(tmp_path: Path) -> None:
         assert np.array_equal(found[index].success, episode.success)
         np.testing.assert_allclose(found[index].actions, episode.actions, atol=1e-6)
     assert record["action_low"] == [-1, -1, -1] and record["changed"] == {}
+
+
+def test_a_real_demonstration_of_robosuite_arrives_once_it_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="demo_1: holds the simulator's states and no pictures"):
+        imported(ROBOSUITE, "robomimic", tmp_path / "out")
+    path = tmp_path / "door.hdf5"
+    shutil.copy(ROBOSUITE, path)
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_1"]
+        actions, states = demo["actions"][()], demo["states"][()]
+        drawn = np.arange(len(actions) * 3 * 256).reshape(-1, 16, 16, 3) % 251
+        demo["obs/agentview_image"], demo["obs/joints"] = drawn.astype(np.uint8), states[:, 1:8]
+        demo["rewards"] = (np.arange(len(actions)) > 250).astype(float)
+    options: dict[str, Any] = {"keep_every": 5, "state": ("joints",), "test": 0, "validation": 0}
+    (episode,) = imported(path, "robomimic", tmp_path / "out", **options)[0].values()
+    assert len(actions) == 261 and episode.actions.shape == (52, 7) and episode.solved
+    summed = [actions[5 * t : 5 * t + 5, :6].sum(axis=0) for t in range(52)]
+    np.testing.assert_allclose(in_units(episode)[:, :6], summed, atol=1e-5)
+    np.testing.assert_allclose(in_units(episode)[:, 6], actions[4:260:5, 6], atol=1e-5)
+    np.testing.assert_allclose(episode.state, states[::5, 1:8], rtol=1e-5)
 
 
 def test_minari_arrives_without_loss(tmp_path: Path, monkeypatch) -> None:

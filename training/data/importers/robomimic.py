@@ -55,6 +55,11 @@ def _read(path: Path, file: Any, choice: Choice) -> Source:
         raise SourceError(f"{path}: data: expected a group of demonstrations, found none")
     demos = sorted(file["data"], key=lambda name: (len(name), name))
     first = file["data"][demos[0]]
+    if "obs" not in first and "states" in first:
+        raise SourceError(
+            f"{path}: {demos[0]}: holds the simulator's states and no pictures, as robosuite "
+            "records; draw them first, with robomimic's dataset_states_to_obs.py"
+        )
     if "obs" not in first or "actions" not in first:
         raise SourceError(f"{path}: {demos[0]}: expected 'actions' and 'obs', found {list(first)}")
     pictures = [k for k, v in first["obs"].items() if v.ndim == 4 and v.shape[-1] == 3]
