@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 from training.measurements import as_csv, measurements
+from training.runs.records import save_result
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -36,3 +38,14 @@ def test_every_form_of_figures_becomes_rows(tmp_path: Path) -> None:
     ]
     assert {(row["task"], row["draw"], row["episodes"]) for row in rows} == {("hammer", "1", "4")}
     assert rows[0]["file"] == "a.json" and 0 < float(rows[0]["low"]) < 0.25
+
+
+def test_a_result_keeps_the_command_line_that_measured_it(tmp_path: Path, monkeypatch) -> None:
+    words = ["/somewhere/training/reproduce.py", "--out", "a table.json"]
+    monkeypatch.setattr(sys, "argv", words)
+    save_result(tmp_path / "a.json", {"rows": []})
+    command = "python -m training.reproduce --out 'a table.json'"
+    assert json.loads((tmp_path / "a.json").read_text()) == {"command": command, "rows": []}
+    monkeypatch.setattr(sys, "argv", ["/bin/pytest"])
+    save_result(tmp_path / "b.json", {"rows": []})
+    assert json.loads((tmp_path / "b.json").read_text()) == {"rows": []}

@@ -42,7 +42,7 @@ from training.evaluation.trust import verdict_sentence
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, Point, refine_imagined
 from training.runs import command
-from training.runs.records import save_record
+from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.episodes import load_episodes
@@ -144,7 +144,7 @@ def run(args: Args) -> dict[str, Any]:
     draw_curve(refined.curve, report, args.out / "curve.png")
     frames = _video(world_model, args.task, refined.policy, env, seeds[0])
     iio.imwrite(args.out / "rollout.gif", enlarge(frames, 4), duration=100, loop=0)
-    save_record(args.out / "report.json", report)
+    save_result(args.out / "report.json", report)
     if env is not None:
         env.close()
     print("\n" + describe(report))

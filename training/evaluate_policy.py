@@ -23,7 +23,7 @@ from training.envs.rollouts import find_env, imagined_outcomes, real_episodes, r
 from training.evaluation.formatting import format_rate, inspect_command
 from training.evaluation.metrics import rate
 from training.runs import command
-from training.runs.records import save_record
+from training.runs.records import save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from world4rl_gym.episodes import load_episodes, task_folder
 from world4rl_gym.outcomes import contexts_of, imagine
@@ -138,7 +138,7 @@ def run(args: Args) -> dict[str, list[bool]]:
         print("look at them:", line)
     report = {name: own.tolist() for name, own in outcomes.items()}
     if args.out is not None:
-        save_record(args.out, {"task": args.task, **report})
+        save_result(args.out, {"task": args.task, **report})
     return report
 
 

@@ -37,7 +37,7 @@ from training.evaluation.pictures import comparison_strip, join_videos, save_ima
 from training.evaluation.trust import checksum, keep_verdicts
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
-from training.runs.records import save_record
+from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.imagination import Imagination
@@ -324,7 +324,7 @@ def evaluate(args: Args) -> dict[str, Any]:
             save_record(path, _report(args, tasks))
             print(task, f"measured; {time.monotonic() - began:.0f} s", flush=True)
     report = _report(args, tasks)
-    save_record(path, report)
+    save_result(path, report)
     (args.out / "world_model.md").write_text(world_model_table(report) + "\n", "utf-8")
     if args.card is not None:
         write_whole(args.card / CARD_FILE, model_card(world_model, report).encode())

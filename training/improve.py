@@ -37,7 +37,7 @@ from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.records import save_record
+from training.runs.records import save_result
 from training.runs.settings import (
     NonNegativeInt,
     PositiveInt,
@@ -292,7 +292,7 @@ def measured(
         said = "not measured in reality" if success is None else format_rate(success)
         print(f"{name}: {said}; {spent} real episodes spent")
     print(f"refined {args.task}: {args.out / 'last' / 'policy'}")
-    save_record(args.out / "report.json", report)
+    save_result(args.out / "report.json", report)
     return report
 
 

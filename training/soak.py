@@ -22,7 +22,7 @@ from annotated_types import Ge
 
 import world4rl_gym
 from training.runs import command
-from training.runs.records import save_record
+from training.runs.records import save_result
 from training.runs.settings import PositiveInt, Settings
 
 SAMPLES = 20
@@ -150,7 +150,7 @@ def run(args: Args) -> bool:
         )
         if measured[name] > most
     ]
-    save_record(args.out, {"flat": not grew, **result})
+    save_result(args.out, {"flat": not grew, **result})
     for part, measured in result.items():
         shown = {name: value for name, value in measured.items() if name != "memory_mb"}
         print(

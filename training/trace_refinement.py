@@ -30,7 +30,7 @@ from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, chosen, make_judge, practice_env, refine
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.records import save_record
+from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, keep_settings
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -160,7 +160,7 @@ def run(args: Args) -> list[dict[str, Any]]:
     with locked(args.runs):
         keep_settings(args, args.runs, ("tasks", "runs"))
         curves = [trace(args, task, world_model) for task in args.tasks]
-    save_record(args.out, {"steps": args.steps, "episodes": args.episodes, "curves": curves})
+    save_result(args.out, {"steps": args.steps, "episodes": args.episodes, "curves": curves})
     draw(curves, args.out.with_suffix(".png"))
     for curve in curves:
         choice = curve["points"][curve["chosen"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,15 @@ def save_record(path: Path, record: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(record), indent=2, allow_nan=False)
     write_whole(path, (text + "\n").encode())
+
+
+def save_result(path: Path, result: dict[str, Any]) -> None:
+    """`save_record`, with the command line that measured it, where there is one."""
+    script = Path(sys.argv[0])
+    line = {}
+    if script.parent.name == "training":
+        line["command"] = shlex.join(["python", "-m", f"training.{script.stem}", *sys.argv[1:]])
+    save_record(path, {**line, **result})
 
 
 def _finite(record: Any) -> Any:
