@@ -106,3 +106,11 @@ def cloned(tmp_path: Path) -> Path:
     """Folder of an untrained policy that fits the tiny world model."""
     make_policy(policy_config(make_tiny_world_model(), "push")).save_pretrained(tmp_path / "cloned")
     return tmp_path / "cloned"
+
+
+@pytest.fixture(scope="session")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the path of one's own data was walked, only to be read."""
+    from own_data import walk
+
+    return walk(tmp_path_factory.mktemp("own"))
