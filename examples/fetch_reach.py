@@ -21,6 +21,10 @@ from examples.recording import run
 
 SIZE = 64
 DECISIONS = 25
+STEP = 0.03
+"""By how much an action of 1 displaces the commanded place, in metres."""
+REACH = 0.05
+"""How far from its place the arm moves when it is told to by 1, in metres."""
 LEAN = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
 HOME, HOMING = np.array([1.12, 0.75, 0.62]), 15
 """Where the gripper begins, in metres, and in how many steps it gets there."""
@@ -31,9 +35,10 @@ CAMERAS = {"above": (1.34, 180.0, -89.0), "beside": (1.32, 90.0, 0.0)}
 class FetchReachPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
     """FetchReach with what a robot sees: two cameras, side by side, and where its gripper is.
 
-    `pixels` is `(64, 64, 3)` uint8; `agent_pos` `(3,)` float32, the gripper's place in metres. An
-    action `(3,)` in [-1, 1] displaces it. The goal is a red ball in the air; within 5 cm of it the
-    task is solved. An episode ends after 25 decisions.
+    `pixels` is `(64, 64, 3)` uint8; `agent_pos` `(6,)` float32, the gripper's place and the
+    commanded one, in metres. An action `(3,)` in [-1, 1] displaces the commanded place, which the
+    gripper follows. The goal is a red ball in the air; within 5 cm of it the task is solved. An
+    episode ends after 25 decisions.
     """
 
     def __init__(self) -> None:
@@ -41,7 +46,7 @@ class FetchReachPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self.robot: Any = gym.make("FetchReach-v4", max_episode_steps=DECISIONS).unwrapped
         self.observation_space = gym.spaces.Dict(
             pixels=gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
-            agent_pos=gym.spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            agent_pos=gym.spaces.Box(-np.inf, np.inf, (6,), np.float32),
         )
         self.action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self._renderer: mujoco.Renderer | None = None
@@ -60,11 +65,14 @@ class FetchReachPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
             way = np.clip(10 * (HOME - self.gripper), -1, 1)
             self._seen, *_ = self.robot.step(np.append(way, 0.0))
         self._decision = 0
+        self.command = self.gripper
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> Any:
-        """Displaces the gripper."""
-        self._seen, _, _, _, info = self.robot.step(np.append(action, 0.0))
+        """Displaces the commanded place, and moves the gripper towards it."""
+        self.command = self.command + STEP * np.clip(action, -1, 1)
+        way = np.clip((self.command - self.gripper) / REACH, -1, 1)
+        self._seen, _, _, _, info = self.robot.step(np.append(way, 0.0))
         self._decision += 1
         solved = bool(info["is_success"])
         over = self._decision >= DECISIONS
@@ -98,7 +106,8 @@ class FetchReachPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 self._renderer.scene.flags[flag] = 0
             views.append(self._renderer.render())
         pixels = np.concatenate(views, axis=1)
-        return {"pixels": pixels, "agent_pos": self.gripper.astype(np.float32)}
+        agent_pos = np.concatenate([self.gripper, self.command])
+        return {"pixels": pixels, "agent_pos": agent_pos.astype(np.float32)}
 
 
 class Reacher:
@@ -113,8 +122,8 @@ class Reacher:
     def act(self, env: FetchReachPixels) -> np.ndarray:
         """An action in [-1, 1]."""
         self.noise = 0.8 * self.noise + 0.6 * self.deviation * self.rng.standard_normal(3)
-        way = env.goal + self.offset - env.gripper
-        return np.clip(5 * way + self.noise, -1, 1).astype(np.float32)
+        way = env.goal + self.offset - env.command
+        return np.clip(way / STEP + self.noise, -1, 1).astype(np.float32)
 
 
 gym.register("FetchReachPixels-v0", "examples.fetch_reach:FetchReachPixels")
@@ -122,7 +131,7 @@ gym.register("FetchReachPixels-v0", "examples.fetch_reach:FetchReachPixels")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    run(__doc__, arguments, FetchReachPixels, Reacher, DECISIONS)
+    run(__doc__, arguments, FetchReachPixels, Reacher, DECISIONS, command_size=3)
 
 
 if __name__ == "__main__":
