@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace, size: int, steps: int) -> dict[str, Any]:
         "denoiser_seconds": round(denoiser),
         "auroc": report["policies"]["auroc"],
         "agreement": report["policies"]["agreement"]["mean"],
-        "psnr": None if args.denoiser else report["frames"]["psnr"]["50"],
+        "psnr": None if args.denoiser else list(report["frames"]["psnr"].values())[-1],
     }
     if task in TASKS:
         cells = ["--cells", out / "cells", "--out", out / "cells.json", "--workers", 1]
@@ -125,11 +125,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             sizes = [row["episodes"] for row in sized]
             panels[0].plot(sizes, [row["auroc"] for row in sized], "o-", label=task)
             panels[1].plot(sizes, [row["psnr"] for row in sized], "o-", label=task)
-            (line,) = panels[2].plot(
-                sizes, [100 * np.mean(row["refined"]) for row in sized], "o-", label=task
-            )
-            clones = 100 * np.mean([row["cloned"] for row in sized])
-            panels[2].axhline(clones, color=line.get_color(), linestyle=":")
+            if task in TASKS:
+                refined = [100 * np.mean(row["refined"]) for row in sized]
+                (line,) = panels[2].plot(sizes, refined, "o-", label=task)
+                clones = 100 * np.mean([row["cloned"] for row in sized])
+                panels[2].axhline(clones, color=line.get_color(), linestyle=":")
             timed = sorted(
                 (row for row in own if row["episodes"] == largest),
                 key=lambda r: r["memory_seconds"],
@@ -147,7 +147,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         panels[0].legend()
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--denoiser", type=Path, help="one that is there; no frames are judged")
     parser.add_argument("--world-model", help="whose eyes are taken; the embedded one else")
     parser.add_argument("--out", type=Path, default=Path("runs/how_much"))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     for steps in args.steps:
         for size in args.sizes:
             print(json.dumps(measure(args, size, steps)), flush=True)

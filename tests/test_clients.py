@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -225,3 +226,46 @@ def test_a_recorded_folder_can_be_imported(tmp_path: Path, monkeypatch: pytest.M
     kept = load_start_frames(tmp_path / "data", "push", "train")
     assert kept.frames.shape == (4, SIZE, SIZE, 3)
     assert kept.state.shape == kept.command.shape == (4, 3)
+
+
+def test_sac_begins_with_a_clone(
+    tiny_folder: str, cloned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = load_example("sb3_sac")
+    example.PREFILLED, example.IMITATION_STEPS = 640, 5
+    words = ["--steps", "320", "--world-model", tiny_folder, "--task", "push"]
+    example.main([*words, "--policy", str(cloned), "--out", str(tmp_path / "sac")])
+    assert "SAC, 320 imagined steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        example.main(["--policy", str(cloned)])
+
+
+def test_offline_rl_is_given_decisions_up_to_success(walked: Path, tmp_path: Path) -> None:
+    data, out = walked / "data" / "mine", tmp_path / "push.npz"
+    words = ["export", "--task", "push", "--world-model", str(walked / "runs" / "world_model")]
+    load_example("offline_rl").main([*words, "--episodes", str(data), "--out", str(out)])
+    episodes = load_episodes(data, "train", ["push"])
+    with np.load(out) as rows:
+        assert int(rows["terminals"].sum()) == sum(episode.solved for episode in episodes) > 0
+        assert (rows["terminals"] + rows["timeouts"]).sum() == len(episodes)
+        assert np.array_equal(rows["rewards"], rows["terminals"])
+        counts = [e.success.argmax() + 1 if e.solved else len(e.actions) for e in episodes]
+        assert len(rows["observations"]) == len(rows["actions"]) == sum(counts)
+
+
+def test_how_much_is_tried_with_ones_own_data(
+    walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES.parent)
+    words = ["--task", "push", "--episodes", str(walked / "data" / "mine"), "--sizes", "9", "14"]
+    tiny = ["--steps", "2", "--denoiser-steps", "2", "--out", str(tmp_path / "much")]
+    model = ["--world-model", str(walked / "runs" / "world_model")]
+    example = importlib.import_module("examples.how_much")
+    example.main([*words, *tiny, *model])
+    kept = tmp_path / "much" / "push-9-2"
+    used = [len(list((kept / "data/push" / s).glob("*.npz"))) for s in ("train", "validation")]
+    assert used == [7, 2]
+    rows = json.loads((tmp_path / "much" / "how_much.json").read_text())["rows"]
+    assert {row["episodes"] for row in rows} == {9, 14}
+    assert all(row["psnr"] > 0 and "refined" not in row for row in rows)
+    assert (tmp_path / "much" / "how_much.png").stat().st_size > 1000
