@@ -25,7 +25,7 @@ from training.data.sequences import Sequences, make_sequences
 from training.evaluation.formatting import markdown_table, number
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.records import save_result
+from training.runs.records import save_table
 from training.runs.settings import PositiveInt, Settings, keep_settings
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
@@ -308,10 +308,7 @@ def run(args: Args) -> list[dict[str, Any]]:
             for name in args.variations:
                 for seed in range(args.seeds):
                     rows.append(measure(args, task, name, seed, eyes, learned, judged_on))
-    save_result(args.out, {"steps": args.steps, "rows": rows})
-    text = table(rows)
-    args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
-    print(text)
+    save_table(args.out, {"steps": args.steps, "rows": rows}, table(rows))
     return rows
 
 

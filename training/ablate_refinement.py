@@ -42,7 +42,7 @@ from training.policies.refinement import (
 )
 from training.runs import command
 from training.runs.locks import locked
-from training.runs.records import save_record, save_result
+from training.runs.records import save_record, save_table
 from training.runs.settings import PositiveInt, Settings, keep_settings
 from world4rl_gym.policy import Policy, make_policy, policy_config
 from world4rl_gym.sb3 import ImaginedVecEnv
@@ -303,10 +303,7 @@ def run(args: Args) -> list[dict[str, Any]]:
             for name in args.variations
             for task in args.tasks
         ]
-    save_result(args.out, {"steps": args.steps, "rows": rows})
-    text = table(rows)
-    args.out.with_suffix(".md").write_text(text + "\n", "utf-8")
-    print(text)
+    save_table(args.out, {"steps": args.steps, "rows": rows}, table(rows))
     return rows
 
 

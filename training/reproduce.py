@@ -55,7 +55,7 @@ from training.policies.refinement import (
     refine_imagined,
 )
 from training.runs import command
-from training.runs.records import save_record, save_result
+from training.runs.records import save_record, save_table
 from training.runs.settings import PositiveInt, Settings, SettingsError, differences
 from world4rl_gym.policy import Policy
 from world4rl_gym.steering import SteeredPolicy
@@ -391,10 +391,7 @@ def run(args: Args) -> list[dict[str, Any]]:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, len(cells))) as pool:
         rows = pool.starmap(measure, [(args, cell) for cell in cells], chunksize=1)
     rows.sort(key=lambda row: [row[f.name] for f in dataclasses.fields(Cell)])
-    save_result(args.out, {**training_settings(args), "rows": rows})
-    means = summarise(rows)
-    args.out.with_suffix(".md").write_text(means + "\n", "utf-8")
-    print(means)
+    save_table(args.out, {**training_settings(args), "rows": rows}, summarise(rows))
     return rows
 
 

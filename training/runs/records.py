@@ -38,6 +38,13 @@ def save_result(path: Path, result: dict[str, Any]) -> None:
     save_record(path, {**line, **result})
 
 
+def save_table(path: Path, result: dict[str, Any], table: str) -> None:
+    """`save_result`, with its table as Markdown beside it; the table is printed, too."""
+    save_result(path, result)
+    write_whole(path.with_suffix(".md"), (table + "\n").encode())
+    print(table)
+
+
 def _finite(record: Any) -> Any:
     if isinstance(record, dict):
         return {key: _finite(value) for key, value in record.items()}
