@@ -24,7 +24,10 @@ from training import (
     train_eyes,
     train_memory,
 )
+from training.data.sequences import make_sequences
 from training.runs.settings import SettingsError
+from training.world_model.assembly import load_task_eyes, load_task_memory
+from training.world_model.memory import unroll
 from world4rl_gym.env import ImaginedEnv
 from world4rl_gym.episodes import Episode, EpisodeError, load_episode, load_episodes, task_names
 from world4rl_gym.imagination import Imagination
@@ -100,6 +103,23 @@ def test_fault_10_states_and_commands_that_no_memory_takes_are_refused(tmp_path:
         write_own(tmp_path / name, **values)
         with pytest.raises(EpisodeError, match="expected at most 256 numbers of state and 3 of"):
             train_eyes.train(train_eyes.Args("push", tmp_path / name, tmp_path / "out"))
+
+
+def test_without_a_weight_of_codes_a_memory_learns_nothing_of_later_frames(tmp_path: Path) -> None:
+    write_own(tmp_path / "data")
+    build(tmp_path)
+    eyes = tmp_path / "runs" / "eyes"
+    sequences = make_sequences(
+        load_episodes(tmp_path / "data", "train", ["push"]), load_task_eyes(eyes / "push", "push")
+    )
+    errors = []
+    for weight in (0.0, 2.0):
+        out = tmp_path / str(weight)
+        args = train_memory.Args("push", tmp_path / "data", eyes / "{task}", out, 100, 4, width=8)
+        train_memory.run(dataclasses.replace(args, code_weight=weight))
+        seen = unroll(load_task_memory(out / "memory").eval(), sequences).code_change.mean(dim=2)
+        errors.append(float((seen - sequences.code_change).abs().mean()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_fault_11_the_horizon_is_the_longest_episode(tmp_path: Path, capsys) -> None:

@@ -20,6 +20,7 @@ from training.data.trainable import iterate_trainable
 from training.runs import command, processes
 from training.runs.locks import locked
 from training.runs.settings import (
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -45,6 +46,8 @@ class Args(Settings):
         learning_rate: AdamW's, after the warm-up.
         members: Members of the memory.
         width: Its units.
+        code_weight: Weight of the error in later frames' codes; 0 where the eyes learned from
+            first frames alone.
         seed: Seed of weights and batches.
     """
 
@@ -57,6 +60,7 @@ class Args(Settings):
     learning_rate: PositiveFloat = 2e-3
     members: PositiveInt = 2
     width: PositiveInt = 160
+    code_weight: NonNegativeFloat = 2.0
     seed: NonNegativeInt = 0
 
 
@@ -74,7 +78,9 @@ def run(args: Args) -> Path:
     out = for_task(args.out, args.task)
     episodes = iterate_trainable(args.episodes, args.task)
     sequences = make_sequences(episodes, load_task_eyes(args.eyes, args.task))
-    how = MemoryRun(args.steps, args.learning_rate, args.batch_size, args.seed)
+    how = MemoryRun(
+        args.steps, args.learning_rate, args.batch_size, args.seed, code_weight=args.code_weight
+    )
     with locked(out, several=True):
         keep_settings(args, out, ("episodes", "eyes"))
         memory = make_memory(sequences, args.members, args.width, args.seed)
