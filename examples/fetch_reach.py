@@ -23,8 +23,8 @@ SIZE = 64
 DECISIONS = 25
 STEP = 0.03
 """By how much an action of 1 displaces the commanded place, in metres."""
-REACH = 0.05
-"""How far from its place the arm moves when it is told to by 1, in metres."""
+LARGEST_MOVE = 0.05
+"""How far the arm moves in one step at an action of 1, in metres."""
 LEAN = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
 HOME, HOMING = np.array([1.12, 0.75, 0.62]), 15
 """Where the gripper begins, in metres, and in how many steps it gets there."""
@@ -71,7 +71,7 @@ class FetchReachPixels(gym.Env[dict[str, np.ndarray], np.ndarray]):
     def step(self, action: np.ndarray) -> Any:
         """Displaces the commanded place, and moves the gripper towards it."""
         self.command = self.command + STEP * np.clip(action, -1, 1)
-        way = np.clip((self.command - self.gripper) / REACH, -1, 1)
+        way = np.clip((self.command - self.gripper) / LARGEST_MOVE, -1, 1)
         self._seen, _, _, _, info = self.robot.step(np.append(way, 0.0))
         self._decision += 1
         solved = bool(info["is_success"])
@@ -120,7 +120,7 @@ class Reacher:
         self.noise = np.zeros(3)
 
     def act(self, env: FetchReachPixels) -> np.ndarray:
-        """An action in [-1, 1]."""
+        """An action `(3,)` float32 in [-1, 1]."""
         self.noise = 0.8 * self.noise + 0.6 * self.deviation * self.rng.standard_normal(3)
         way = env.goal + self.offset - env.command
         return np.clip(way / STEP + self.noise, -1, 1).astype(np.float32)

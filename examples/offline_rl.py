@@ -3,10 +3,10 @@
 d3rlpy wants another Gymnasium than this project, so it has an environment of its own:
 
     python -m venv d3rlpy && d3rlpy/bin/pip install d3rlpy==2.8.1
-    python examples/offline_rl.py export --task lever-pull --out runs/offline/lever-pull.npz
+    python -m examples.offline_rl export --task lever-pull --out runs/offline/lever-pull.npz
     d3rlpy/bin/python examples/offline_rl.py train --algorithm IQL \\
         --data runs/offline/lever-pull.npz --out runs/offline/lever-pull-iql-0.pt
-    python examples/offline_rl.py evaluate --task lever-pull \\
+    python -m examples.offline_rl evaluate --task lever-pull \\
         --policy runs/offline/lever-pull-iql-0.pt
 
 Features and actions are those of refinement. Success pays 1 and ends an episode.
@@ -23,7 +23,11 @@ import numpy as np
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes decisions of all training episodes of a task up to their success."""
+    """Writes decisions of all training episodes of a task up to their success.
+
+    Arrays of N decisions, float32: `observations` `(N, F)`, features; `actions` `(N, A)` in
+    [-1, 1]; `rewards`, `terminals` and `timeouts` `(N,)`, 0 or 1.
+    """
     from training.policies.imitation import features_of
     from world4rl_gym.episodes import load_episodes
     from world4rl_gym.world_model import WorldModel
@@ -79,6 +83,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from world4rl_gym.world_model import WorldModel
 
     class Loaded:
+        """Acts `(B, F)` -> `(B, A)` by the exported network."""
+
         obs_type = "features"
         network = torch.jit.load(str(args.policy))
 

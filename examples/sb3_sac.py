@@ -1,11 +1,11 @@
 """Stable-Baselines3 SAC in imagination: on frames from nothing, or on features from a clone.
 
-    python examples/sb3_sac.py --task handle-pull --steps 20000
-    python examples/sb3_sac.py --task lever-pull --policy runs/clone/lever-pull/policy \\
+    python -m examples.sb3_sac --task handle-pull --steps 20000
+    python -m examples.sb3_sac --task lever-pull --policy runs/clone/lever-pull/policy \\
         --steps 100000 --real 100
 
 From a clone, its actor learns the clone's actions first, and its replay buffer begins with the
-clone's imagined episodes. `--real` then measures in the real env as many episodes.
+clone's imagined episodes. `--real N` then measures N episodes in the real env.
 """
 
 from __future__ import annotations
@@ -33,12 +33,20 @@ FRAMES = {"buffer_size": 10_000, "learning_starts": 100, "batch_size": 64, "trai
 
 
 def begin_with(model: SAC, env: VecEnv, policy: Policy) -> None:
-    """Fills the replay buffer with a clone's episodes, and fits the actor to its actions."""
+    """Fills the replay buffer with a clone's episodes, and fits the actor to its actions.
+
+    Args:
+        model: SAC on features.
+        env: Its rows; features `(B, F)`, actions `(B, A)` in [-1, 1].
+        policy: The clone.
+    """
     rng = np.random.default_rng(0)
     buffer: Any = model.replay_buffer
     seen: Any = env.reset()
     for _ in range(PREFILLED // env.num_envs):
-        action = policy.act(seen) + NOISE * rng.standard_normal((env.num_envs, 1))
+        action = policy.act(seen) + NOISE * rng.standard_normal(
+            (env.num_envs, env.action_space.shape[0])
+        )
         action = np.clip(action, -1, 1).astype(np.float32)
         following, reward, done, infos = env.step(action)
         last: Any = np.array(following)
@@ -68,16 +76,18 @@ class Actor:
         return self._model.predict(observation, deterministic=True)[0]
 
 
-def measured(model: SAC, world_model: WorldModel, task: str, episodes: int) -> float:
-    """Real success, from test starts."""
+def measured(model: SAC, world_model: WorldModel, task: str, episodes: int) -> str:
+    """Real success from test starts, with its 95 % interval."""
     from training.envs.real_env import require_real_env, split_seeds
     from training.envs.rollouts import make_real_env, real_outcomes
+    from training.evaluation.formatting import format_rate
+    from training.evaluation.metrics import rate
 
     require_real_env()
     env, seeds = make_real_env(task), split_seeds("test", episodes, 300_000)
     solved = real_outcomes(env, Actor(model), world_model, seeds)
     env.close()
-    return float(solved.mean())
+    return format_rate(rate(solved))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     world_model = WorldModel.from_pretrained(args.world_model)
     policy = Policy.from_pretrained(args.policy) if args.policy else None
+    if policy is not None and policy.obs_type != "features":
+        parser.error(f"--policy: expected one on features, got on {policy.obs_type}")
 
     def rows(count: int) -> VecEnv:
         kind = "features" if policy else "pixels"
@@ -127,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     success, _ = evaluate_policy(best, eval_env, n_eval_episodes=8 if policy is None else 128)
     print(f"SAC, {model.num_timesteps} imagined steps: imagined success {success:.2f}")
     if args.real:
-        print(f"real success {measured(best, world_model, args.task, args.real):.2f}")
+        print(f"real success {measured(best, world_model, args.task, args.real)}")
     env.close()
     eval_env.close()
 

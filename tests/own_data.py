@@ -76,7 +76,11 @@ def write_own(
     splits: tuple[str, ...] = ("train", "validation"),
     **changes: Any,
 ) -> Path:
-    """Half of the episodes, experts, solve the task in their last decision."""
+    """Writes episodes; every second one is an expert's, solved in its last decision.
+
+    Returns:
+        `folder`, with `TASK/SPLIT` in it.
+    """
     for number, split in enumerate(splits):
         for index, length in enumerate(lengths):
             own = make_episode(100 * number + index, task, horizon=length)

@@ -20,6 +20,7 @@ from training.ablate_refinement import (
     table,
 )
 from training.data.trainable import DEMONSTRATIONS
+from training.runs.settings import SettingsError
 from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.world_model import WorldModel
 
@@ -89,6 +90,25 @@ def test_branches_are_short_and_probability_pays_what_it_rises_by() -> None:
     rows.close()
 
 
+def test_rewards_and_features_differ_as_variations_say() -> None:
+    world_model = WorldModel.from_pretrained()
+    still = np.zeros((64, world_model.action_size), np.float32)
+    paid, seen, doubt = {}, {}, np.zeros(64)
+    for name in ("all", "success", "penalty", "exact"):
+        rows = practice(VARIATIONS[name], world_model, "hammer", 0)
+        seen[name], paid[name] = rows.reset(), np.zeros(64)
+        for _ in range(10):
+            _, reward, _, infos = rows.step(still)
+            paid[name] += reward
+            if name == "penalty":
+                doubt += [info["uncertainty"] for info in infos]
+        rows.close()
+    assert doubt.sum() > 0 and not paid["success"].any() and paid["all"].sum() > 0
+    np.testing.assert_allclose(paid["penalty"], paid["all"] - doubt, atol=1e-5)
+    assert np.array_equal(seen["penalty"], seen["all"])
+    assert not np.array_equal(seen["exact"], seen["all"])
+
+
 def test_an_unknown_variation_is_named() -> None:
-    with pytest.raises(ValueError, match="variations: expected some of all, success"):
+    with pytest.raises(SettingsError, match="variations: expected some of all, success"):
         Args(tasks=("hammer",), variations=("none",))

@@ -26,7 +26,7 @@ from training.evaluation.formatting import markdown_table, number
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_table
-from training.runs.settings import PositiveInt, Settings, keep_settings
+from training.runs.settings import PositiveInt, Settings, SettingsError, keep_settings
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.eyes import TaskEyes
@@ -113,7 +113,7 @@ class Args(Settings):
         super().__post_init__()
         for name in self.variations:
             if name not in VARIATIONS:
-                raise ValueError(
+                raise SettingsError(
                     f"variations: expected some of {', '.join(VARIATIONS)}, got {name!r}"
                 )
 

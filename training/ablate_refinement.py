@@ -2,8 +2,9 @@
 
     python -m training.ablate_refinement --tasks lever-pull handle-pull
 
-Every variation begins with the same clones and is measured from the same validation starts. Runs
-that are done are not done again. What parts of the memory are worth: `training.ablate_memory`.
+Every variation begins with the same clones (without the robot, with clones that do not see it
+either) and is measured from the same validation starts. Runs that are done are not done again. What
+parts of the memory are worth: `training.ablate_memory`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from training.envs.rollouts import (
     real_outcomes,
     real_starts,
 )
-from training.evaluation.formatting import markdown_table
+from training.evaluation.formatting import format_points, markdown_table
+from training.evaluation.metrics import packed, paired_difference, unpacked
 from training.policies.imitation import done_of, features_of, fit
 from training.policies.ppo import UnitActions
 from training.policies.refinement import (
@@ -43,7 +45,8 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record, save_table
-from training.runs.settings import PositiveInt, Settings, keep_settings
+from training.runs.settings import PositiveInt, Settings, SettingsError, keep_settings
+from world4rl_gym.features import feature_size
 from world4rl_gym.policy import Policy, make_policy, policy_config
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
@@ -60,9 +63,9 @@ class Variation:
         says: What the table calls it.
         reward: "progress" is refinement's own; "success" pays for that alone; "probability" pays
             for every rise of the highest probability of success in an episode.
-        uncertainty_penalty: The env's.
+        uncertainty_penalty: What the members' disagreement costs at each decision, in reward.
         branches: Whether episodes are `BRANCH` decisions from anywhere, not whole ones.
-        randomised: Whether features are off by a little.
+        randomised: Whether features are shifted at random (`RandomisedFeatures`).
         robot: Whether the policy sees the robot; else the first frame's code and the time alone.
         judged: Whether the best judged policy is handed out; else the last one.
         critic_first: Whether the critic learns alone first.
@@ -86,8 +89,8 @@ VARIATIONS = {
     "branches": Variation(f"branches of {BRANCH} decisions from anywhere", branches=True),
     "exact": Variation("exact features", randomised=False),
     "no-robot": Variation("without the robot's state and command", robot=False),
-    "last": Variation("the last policy, which nobody judged", judged=False),
-    "no-critic": Variation("the critic not first", critic_first=False),
+    "last": Variation("the last policy, not the best judged", judged=False),
+    "no-critic": Variation("the critic does not learn first", critic_first=False),
 }
 
 
@@ -98,7 +101,7 @@ class Args(Settings):
     Attributes:
         tasks: The tasks.
         variations: Which of `VARIATIONS`.
-        draws: Clones of each task, each of other demonstrations; a clone is refined once.
+        draws: Clones of each task, each of other demonstrations; a variation refines each once.
         demonstrations: Expert episodes that a clone sees.
         clone_steps: Gradient steps of cloning.
         steps: Env steps of PPO at most.
@@ -128,11 +131,29 @@ class Args(Settings):
         for name in self.variations:
             if name not in VARIATIONS:
                 known = ", ".join(VARIATIONS)
-                raise ValueError(f"variations: expected some of {known}, got {name!r}")
+                raise SettingsError(f"variations: expected some of {known}, got {name!r}")
+
+
+class PenalisedReward(VecEnvWrapper):
+    """Takes off the reward `(B,)` what the members' disagreement costs at each decision."""
+
+    def __init__(self, env: VecEnv, penalty: float) -> None:
+        super().__init__(env)
+        self._penalty = penalty
+
+    def reset(self) -> Any:
+        """Passes on."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Passes on all but the reward."""
+        observation, reward, done, infos = self.venv.step_wait()
+        cost = self._penalty * np.array([info["uncertainty"] for info in infos], np.float32)
+        return observation, reward - cost, done, infos
 
 
 class ProbabilityReward(VecEnvWrapper):
-    """Pays for every rise of an episode's highest probability of success."""
+    """Pays `(B,)` for every rise of an episode's highest probability of success."""
 
     def reset(self) -> Any:
         """Passes on; nothing was probable yet."""
@@ -179,15 +200,14 @@ class MaskedPolicy:
         self._policy, self._mask = policy, mask
 
     def act(self, observation: Any) -> np.ndarray:
-        """The policy's actions `(B, A)`."""
+        """`(B, F)` of all features -> the policy's actions `(B, A)` in [-1, 1]."""
         return self._policy.act(observation * self._mask)
 
 
 def mask_of(variation: Variation, world_model: WorldModel) -> np.ndarray:
     """What of the features a variation sees, `(F,)` float32 of 0 and 1."""
-    robot = 2 * world_model.state_size + 2 * world_model.command_size
-    seen = np.ones(robot + world_model.code_size + 2, np.float32)
-    seen[:robot] = variation.robot
+    seen = np.ones(feature_size(world_model), np.float32)
+    seen[: -world_model.code_size - 2] = variation.robot
     return seen
 
 
@@ -200,7 +220,6 @@ def practice(variation: Variation, world_model: WorldModel, task: str, seed: int
         obs_type="features",
         initial_frames="anywhere" if variation.branches else "start",
         max_episode_steps=BRANCH if variation.branches else None,
-        uncertainty_penalty=variation.uncertainty_penalty,
     )
     rows.seed(seed)
     env: VecEnv = UnitActions(rows, world_model)
@@ -208,13 +227,15 @@ def practice(variation: Variation, world_model: WorldModel, task: str, seed: int
         env = ProgressReward(env)
     elif variation.reward == "probability":
         env = ProbabilityReward(env)
+    if variation.uncertainty_penalty:
+        env = PenalisedReward(env, variation.uncertainty_penalty)
     if variation.randomised:
         env = RandomisedFeatures(env, world_model, seed)
     return MaskedFeatures(env, mask_of(variation, world_model))
 
 
 def clone(args: Args, task: str, draw: int, world_model: WorldModel, mask: np.ndarray) -> Policy:
-    """A clone that sees masked features."""
+    """Returns a clone that sees masked features; draw N takes the N-th lot of demonstrations."""
     count = args.demonstrations
     experts = load_experts(args.episodes_folder, task, count * (draw + 1))
     shown = experts[count * draw : count * (draw + 1)]
@@ -225,7 +246,7 @@ def clone(args: Args, task: str, draw: int, world_model: WorldModel, mask: np.nd
 
 
 def measure(args: Args, task: str, name: str, draw: int, world_model: WorldModel) -> dict[str, Any]:
-    """Clones, refines and measures; reads what is done."""
+    """Clones, refines and measures, or reads what is done; returns the row of the table."""
     path = args.runs / f"{task}-{name}-{draw}.json"
     if path.exists():
         return dict(json.loads(path.read_bytes()))
@@ -248,38 +269,48 @@ def measure(args: Args, task: str, name: str, draw: int, world_model: WorldModel
     env = make_real_env(task)
     seeds = split_seeds("validation", args.episodes, 80_000)
     starts = real_starts(env, seeds)
-    figures: dict[str, Any] = {"task": task, "variation": name, "draw": draw}
-    figures["episodes"] = args.episodes
-    for kind, policy in (("cloned", cloned), ("refined", refined.policy)):
+    outcomes: dict[str, str] = {}
+    for kind, when, policy in (
+        ("cloned", "before", cloned),
+        ("refined", "after", refined.policy),
+    ):
         actor = MaskedPolicy(policy, mask)
         solved = real_outcomes(env, actor, world_model, seeds, f"{title} {kind}")
-        imagined = imagined_outcomes(actor, world_model, starts)
-        figures[kind] = {"real": float(solved.mean()), "imagined": float(imagined.mean())}
+        outcomes[kind] = packed(solved)
+        outcomes[f"imagined_{when}"] = packed(imagined_outcomes(actor, world_model, starts))
     env.close()
-    save_record(path, figures)
-    return figures
+    row = {"task": task, "variation": name, "draw": draw, "episodes": args.episodes}
+    save_record(path, row | {"outcomes": outcomes})
+    return row | {"outcomes": outcomes}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over tasks and draws as Markdown, a line a variation."""
+    """Means over tasks and draws as Markdown, a line a variation; the gain's interval is over
+    episodes alone."""
     lines = []
     for name, variation in VARIATIONS.items():
-        own = [row for row in rows if row["variation"] == name]
+        own = [row["outcomes"] for row in rows if row["variation"] == name]
         if not own:
             continue
-        gains = [100 * (row["refined"]["real"] - row["cloned"]["real"]) for row in own]
-        kinds = (("cloned", "real"), ("refined", "real"), ("refined", "imagined"))
-        means = [100 * np.mean([row[kind][world] for row in own]) for kind, world in kinds]
-        lines.append(
-            [
-                variation.says,
-                str(len(own)),
-                *(f"{mean:.0f}" for mean in means),
-                f"{np.mean(gains):+.0f} ({', '.join(f'{gain:+.0f}' for gain in gains)})",
-            ]
+        cloned, refined, imagined = (
+            [unpacked(outcomes[kind]) for outcomes in own]
+            for kind in ("cloned", "refined", "imagined_after")
         )
-    columns = ["refinement", "runs", "clone", "refined", "refined, imagined", "real gain (each)"]
-    return markdown_table(columns, lines)
+        means = [f"{100 * np.mean(some):.0f}" for some in (cloned, refined, imagined)]
+        gain = paired_difference(np.concatenate(refined), np.concatenate(cloned))
+        runs = [100 * (a.mean() - b.mean()) for a, b in zip(refined, cloned, strict=True)]
+        each = ", ".join(f"{one:+.0f}" for one in runs)
+        lines.append([variation.says, str(len(own)), *means, format_points(gain), each])
+    columns = [
+        "refinement",
+        "runs",
+        "clone",
+        "refined",
+        "refined, imagined",
+        "real gain",
+        "of runs",
+    ]
+    return markdown_table([*columns, "real gain", "of each run"], lines)
 
 
 def run(args: Args) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from training.evaluation.metrics import Rate, rate, share
+from training.evaluation.metrics import Rate, rate, share, unpacked
 from training.runs import command
 
 COLUMNS = (
@@ -45,8 +45,8 @@ class Args:
 def figures_of(row: dict[str, Any]) -> Iterator[tuple[str, str, Rate]]:
     """Policy, world and success of every measurement in a row of any of the files."""
     if "outcomes" in row:  # an episode a character
-        for name, packed in row["outcomes"].items():
-            success = rate([one == "1" for one in packed])
+        for name, text in row["outcomes"].items():
+            success = rate(unpacked(text))
             yield IMAGINED.get(name, name), "imagined" if name in IMAGINED else "real", success
         return
     for name, value in row.items():

@@ -41,7 +41,7 @@ from training.envs.rollouts import (
     real_starts,
 )
 from training.evaluation.formatting import format_points, format_rate, markdown_table
-from training.evaluation.metrics import Rate, rate
+from training.evaluation.metrics import Rate, packed, rate, unpacked
 from training.evaluation.trust import checksum, is_refused
 from training.policies.flow import clone_flow, steer
 from training.policies.imitation import clone_episodes
@@ -214,8 +214,8 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
             solved = real_outcomes(env, policy, world_model, seeds, f"{cell.name} {name}")
             if name in IMAGINED:
                 starts = real_starts(env, seeds)
-                outcomes[IMAGINED[name]] = _packed(imagined_outcomes(policy, world_model, starts))
-            outcomes[name] = _packed(solved)
+                outcomes[IMAGINED[name]] = packed(imagined_outcomes(policy, world_model, starts))
+            outcomes[name] = packed(solved)
             save_record(path, kept)
         env.close()
     return {
@@ -224,7 +224,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
         "real_episodes_spent": cell.demonstrations,
         "observation": "features",
         "refused": asked["refused"],
-        **{name: dataclasses.asdict(rate(_unpacked(packed))) for name, packed in outcomes.items()},
+        **{name: dataclasses.asdict(rate(unpacked(text))) for name, text in outcomes.items()},
         "outcomes": outcomes,
     }
 
@@ -292,14 +292,6 @@ def _trained(
     return policy
 
 
-def _packed(solved: np.ndarray) -> str:
-    return "".join("1" if one else "0" for one in solved)
-
-
-def _unpacked(packed: str) -> np.ndarray:
-    return np.array([one == "1" for one in packed], float)
-
-
 def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:
     """The mean over runs with its 95 % interval: runs are drawn anew, then episodes of each.
 
@@ -357,7 +349,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
 def _cells(rows: list[dict[str, Any]]) -> dict[str, str]:
     """What can be said of all these runs together, by column."""
     of = {
-        name: np.stack([_unpacked(row["outcomes"][name]) for row in rows])
+        name: np.stack([unpacked(row["outcomes"][name]).astype(float) for row in rows])
         for name in COLUMNS
         if all(name in row["outcomes"] for row in rows)
     }

@@ -47,7 +47,8 @@ class Args(Settings):
         members: Members of the memory.
         width: Its units.
         code_weight: Weight of the error in later frames' codes; 0 where the eyes learned from
-            first frames alone.
+            first frames alone. With 0 nothing says what later codes are, so frames cannot be
+            drawn: for policies on features alone.
         seed: Seed of weights and batches.
     """
 

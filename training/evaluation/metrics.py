@@ -34,6 +34,16 @@ def rate(outcomes: Sequence[bool] | np.ndarray, digits: int = 4) -> Rate:
     return share(int(np.sum(outcomes)), len(outcomes), digits)
 
 
+def packed(outcomes: np.ndarray) -> str:
+    """Outcomes `(N,)` bool as they are stored, a "0" or "1" an episode."""
+    return "".join("1" if one else "0" for one in outcomes)
+
+
+def unpacked(text: str) -> np.ndarray:
+    """What `packed` was given, `(N,)` bool."""
+    return np.array([one == "1" for one in text], bool)
+
+
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Rate:
     """How much more often the first outcome is true than the second one of the same episodes.
 

@@ -107,6 +107,9 @@ def keep_settings(args: Any, out: Path, leave_out: tuple[str, ...] = ()) -> None
             kept = json.loads(path.read_bytes())
         except ValueError as error:
             raise SettingsError(f"{path}: not readable JSON ({error})") from None
+        usual = {f.name: f.default for f in dataclasses.fields(args) if f.name not in kept}
+        kept |= {k: v for k, v in usual.items() if v is not dataclasses.MISSING}  # newer fields
+        kept = json.loads(json.dumps(kept, default=str))
         differing = differences({k: v for k, v in kept.items() if k not in free}, settings)
         if differing:
             raise SettingsError(

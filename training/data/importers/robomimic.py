@@ -58,7 +58,8 @@ def _read(path: Path, file: Any, choice: Choice) -> Source:
     if "obs" not in first and "states" in first:
         raise SourceError(
             f"{path}: {demos[0]}: holds the simulator's states and no pictures, as robosuite "
-            "records; draw them first, with robomimic's dataset_states_to_obs.py"
+            "records; draw them first, with robomimic's convert_robosuite.py and then its "
+            "dataset_states_to_obs.py"
         )
     if "obs" not in first or "actions" not in first:
         raise SourceError(f"{path}: {demos[0]}: expected 'actions' and 'obs', found {list(first)}")
