@@ -2,17 +2,19 @@
 
     python -m examples.how_much --task lever-pull --sizes 10 30 100 220 --out runs/how_much
 
-Takes so many of a task's training episodes of each kind (experts, rollouts of clones, random), one
-in six of them to calibrate on, trains a memory and a denoiser on them with the eyes of a model that
-is there, and measures: outcomes and frames of the test episodes, and for Meta-World tasks the real
-success of clones and of what refinement makes of them. Sizes that are done are not done again. The
-figure is drawn from all tasks in `--out`.
+Takes N of a task's training episodes, with the same shares of experts, rollouts of clones and
+random ones as in the whole; one in six, at least two, all of them rollouts, calibrate. Trains a
+memory and a denoiser on them with the eyes of a world model that is there, and measures: outcomes
+and frames of the test episodes, and for Meta-World's tasks the real success of clones and of what
+refinement makes of them. What is done is not done again. The figure is drawn from all tasks in
+`--out`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +35,7 @@ KINDS = ("expert", "policy", "random")
 
 
 def subset(task: str, episodes: Path, size: int, out: Path) -> int:
-    """Links `size` episodes, as many of each kind as in the whole; returns how many there are."""
+    """Links `size` episodes, all where there are fewer, and returns how many."""
     source, to = task_folder(episodes, task).absolute(), task_folder(out, task)
     rng = np.random.default_rng(size)
     kinds = {kind: sorted((source / "train").glob(f"{kind}-*.npz")) for kind in KINDS}
@@ -65,8 +67,8 @@ def measure(args: argparse.Namespace, size: int, steps: int) -> dict[str, Any]:
     if done.exists():
         return dict(json.loads(done.read_bytes()))
     data, model = out / "data", out / "world_model"
-    if not data.exists():
-        subset(task, args.episodes, size, data)
+    shutil.rmtree(data, ignore_errors=True)
+    used = subset(task, args.episodes, size, data)
     known = WorldModel.from_pretrained(args.world_model)
     eyes = Eyes(1, known.frame_size, known.code_size, known.eyes.config.width)
     eyes.of_task[0].load_state_dict(known.task_eyes(task).state_dict())
@@ -88,7 +90,7 @@ def measure(args: argparse.Namespace, size: int, steps: int) -> dict[str, Any]:
     report = json.loads((out / "report/world_model.json").read_bytes())["tasks"][task]
     row: dict[str, Any] = {
         "task": task,
-        "episodes": size,
+        "episodes": used,
         "memory_steps": steps,
         "memory_seconds": round(memory),
         "denoiser_steps": args.denoiser_steps if args.denoiser is None else None,
@@ -115,7 +117,6 @@ def measure(args: argparse.Namespace, size: int, steps: int) -> dict[str, Any]:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Outcomes, frames and real success against episodes, and outcomes against training time."""
     usual = max((row["memory_steps"] for row in rows), key=[r["memory_steps"] for r in rows].count)
-    largest = max(row["episodes"] for row in rows)
     with drawing(path, 4, 1, figsize=(15, 3.4)) as panels:
         for task in sorted({row["task"] for row in rows}):
             own = [row for row in rows if row["task"] == task]
@@ -130,6 +131,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 (line,) = panels[2].plot(sizes, refined, "o-", label=task)
                 clones = 100 * np.mean([row["cloned"] for row in sized])
                 panels[2].axhline(clones, color=line.get_color(), linestyle=":")
+            largest = max(row["episodes"] for row in own)
             timed = sorted(
                 (row for row in own if row["episodes"] == largest),
                 key=lambda r: r["memory_seconds"],
@@ -143,7 +145,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ):
             axes.set(title=title, xlabel="episodes", xscale="log")
         panels[2].set_title("real success, %, refined; dotted: clones")
-        panels[3].set(title="AUROC of outcomes", xlabel=f"minutes, {largest} episodes")
+        panels[3].set(title="AUROC of outcomes", xlabel="minutes of training, all episodes")
         panels[0].legend()
 
 

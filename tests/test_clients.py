@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -232,10 +233,28 @@ def test_sac_begins_with_a_clone(
     tiny_folder: str, cloned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = load_example("sb3_sac")
-    example.PREFILLED, example.IMITATION_STEPS = 640, 5
+    example.PREFILLED, example.IMITATION_STEPS = 640, 300
+    begun: dict[str, Any] = {}
+
+    def begin_with(model: Any, env: Any, policy: Any) -> None:
+        seen = env.reset()
+        apart = lambda: float(np.abs(model.predict(seen, True)[0] - policy.act(seen)).mean())  # noqa: E731
+        begun["before"] = apart()
+        known(model, env, policy)
+        begun["after"], begun["filled"] = apart(), model.replay_buffer.pos * env.num_envs
+
+    known, example.begin_with = example.begin_with, begin_with
     words = ["--steps", "320", "--world-model", tiny_folder, "--task", "push"]
     example.main([*words, "--policy", str(cloned), "--out", str(tmp_path / "sac")])
     assert "SAC, 320 imagined steps" in capsys.readouterr().out
+    assert begun["filled"] == 640 and begun["after"] < 0.98 * begun["before"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "examples.sb3_sac", "--policy", "x"],
+        cwd=EXAMPLES.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert "--policy needs --task" in ran.stderr
     with pytest.raises(SystemExit):
         example.main(["--policy", str(cloned)])
 
@@ -257,7 +276,7 @@ def test_how_much_is_tried_with_ones_own_data(
     walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLES.parent)
-    words = ["--task", "push", "--episodes", str(walked / "data" / "mine"), "--sizes", "9", "14"]
+    words = ["--task", "push", "--episodes", str(walked / "data" / "mine"), "--sizes", "9", "999"]
     tiny = ["--steps", "2", "--denoiser-steps", "2", "--out", str(tmp_path / "much")]
     model = ["--world-model", str(walked / "runs" / "world_model")]
     example = importlib.import_module("examples.how_much")
@@ -266,6 +285,7 @@ def test_how_much_is_tried_with_ones_own_data(
     used = [len(list((kept / "data/push" / s).glob("*.npz"))) for s in ("train", "validation")]
     assert used == [7, 2]
     rows = json.loads((tmp_path / "much" / "how_much.json").read_text())["rows"]
-    assert {row["episodes"] for row in rows} == {9, 14}
+    whole = len(load_episodes(walked / "data" / "mine", "train", ["push"]))
+    assert {row["episodes"] for row in rows} == {9, whole}
     assert all(row["psnr"] > 0 and "refined" not in row for row in rows)
     assert (tmp_path / "much" / "how_much.png").stat().st_size > 1000

@@ -1,9 +1,10 @@
-"""Writes all measured successes as one tidy table: a row a policy and measurement.
+"""Writes the measured successes as one tidy table: a row a policy and measurement.
 
     python -m training.measurements
 
-Reads the JSON files of `results/`, whatever command wrote them, and writes `measurements.csv`
-beside them.
+Reads the rows of the JSON files of `results/`, whatever command wrote them, and writes
+`measurements.csv` beside them. How far world models are to be believed stands in world_model.json
+alone.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from training.evaluation.metrics import Rate, rate, share, unpacked
 from training.runs import command
 
 COLUMNS = (
-    *("file", "task", "demonstrations", "draw", "seed", "variation", "policy", "world"),
+    *("file", "task", "recorded_as", "degraded_frames", "training_episodes", "observation"),
+    *("demonstrations", "draw", "seed", "variation", "policy", "world"),
     *("episodes", "mean", "low", "high", "real_episodes_spent", "steps"),
 )
 """`world` is where the policy acted, "real" or "imagined"; success is a fraction, with its 95 %
-interval."""
-IMAGINED = {"imagined_before": "cloned", "imagined_after": "refined"}
+interval; `variation` is of an ablation; `steps` are PPO's, and `real_episodes_spent` are those that
+the policy learned from itself, not its world model."""
+REFINED = ("refined", "real_twin", "zero_reward", "steered", "distilled")
+"""Policies that PPO has changed."""
+IMAGINED = {
+    "imagined_before": "cloned",
+    "imagined_after": "refined",
+    "distilled_imagined": "distilled",
+}
 """Of the names that figures have in the files, those of imagination, and their policies."""
 
 
@@ -74,8 +83,13 @@ def measurements(results: Path) -> list[dict[str, Any]]:
                 elif policy == "real_twin":
                     steps = file.get("real_steps")
                 own: dict[str, Any] = {"file": path.name, "policy": policy, "world": world}
-                own |= {"steps": None if policy == "cloned" else steps}
+                own |= {"steps": steps if policy in REFINED else None}
                 found.append({**common, **own, **dataclasses.asdict(success)})
+        for task, report in file.get("improve", {}).items():  # those of training.improve
+            for policy, figures in report["policies"].items():
+                own = {"file": path.name, "task": task, "policy": policy, "world": "real"}
+                spent = {"real_episodes_spent": figures["real_episodes_spent"]}
+                found.append({**own, **spent, **figures["real"]})
     return found
 
 
