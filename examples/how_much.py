@@ -144,6 +144,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             strict=False,
         ):
             axes.set(title=title, xlabel="episodes", xscale="log")
+            axes.minorticks_off()
+            axes.set_xticks(sizes, [str(size) for size in sizes])
         panels[2].set_title("real success, %, refined; dotted: clones")
         panels[3].set(title="AUROC of outcomes", xlabel="minutes of training, all episodes")
         panels[0].legend()

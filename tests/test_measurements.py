@@ -40,7 +40,7 @@ def test_every_form_of_figures_becomes_rows(tmp_path: Path) -> None:
     assert rows[0]["file"] == "a.json" and 0 < float(rows[0]["low"]) < 0.25
 
 
-def test_a_result_keeps_the_command_line_that_measured_it(tmp_path: Path, monkeypatch) -> None:
+def test_a_result_keeps_the_command_line_that_wrote_it(tmp_path: Path, monkeypatch) -> None:
     words = ["/somewhere/training/reproduce.py", "--out", "a table.json"]
     monkeypatch.setattr(sys, "argv", words)
     save_result(tmp_path / "a.json", {"rows": []})

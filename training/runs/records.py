@@ -30,7 +30,7 @@ def save_record(path: Path, record: Any) -> None:
 
 
 def save_result(path: Path, result: dict[str, Any]) -> None:
-    """`save_record`, with the command line that measured it, where there is one."""
+    """`save_record`, with the command line that wrote it last, where there is one."""
     script = Path(sys.argv[0])
     line = {}
     if script.parent.name == "training":
