@@ -24,8 +24,8 @@ def share(hits: int, count: int, digits: int = 4) -> Rate:
     """Clopper and Pearson's exact 95 % interval of `hits` of `count`; NaN where that is 0."""
     if not count:
         return Rate(float("nan"), float("nan"), float("nan"))
-    low = float(stats.beta.ppf(0.025, hits, count - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(0.975, hits + 1, count - hits)) if hits < count else 1.0
+    interval = stats.binomtest(hits, count).proportion_ci()
+    low, high = float(interval.low), float(interval.high)
     return Rate(round(hits / count, digits), round(low, digits), round(high, digits))
 
 
