@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,16 @@ from world4rl_gym.world_model import WorldModel
 ROOT = Path(__file__).parent.parent
 
 
-def commands(task: str = "push") -> list[list[str]]:
-    """The path of `docs/own-data.md`, at tiny size."""
-    front = "observation.images.front"
-    source = ["--from", "lerobot", str(LEROBOT), "--camera", front, "--size", "32"]
+FROM_LEROBOT = ("--from", "lerobot", str(LEROBOT), "--camera", "observation.images.front")
+
+
+def commands(source: Sequence[str] = FROM_LEROBOT, task: str = "push") -> list[list[str]]:
+    """The path of `docs/own-data.md` from any source, at tiny size."""
     model = ["--world-model", "runs/world_model"]
     measured = ["--task", task, *model, "--policy", f"runs/refined/{task}/policy"]
     tiny = ["--steps", "3", "--batch-size", "4"]
     return [
-        ["import_episodes", *source, "--out", "data/mine", "--task", task],
+        ["import_episodes", *source, "--size", "32", "--out", "data/mine", "--task", task],
         ["inspect_episodes", "data/mine", "--html", "runs/coverage.html"],
         ["train_eyes", "--task", task, "--episodes", "data/mine", *tiny, "--code-size", "4"],
         ["train_memory", "--task", task, "--episodes", "data/mine", *tiny, "--width", "16"],

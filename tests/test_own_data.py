@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from conftest import make_tiny_world_model
 from episode_factory import make_episode
 from own_data import ROOT, build, commands, write_own
+from recorded_data import write_folder, write_minari, write_robomimic
 
 from training import (
     assemble_world_model,
@@ -61,6 +64,32 @@ def test_the_whole_path_runs_without_meta_world(walked: Path, world_model: World
     page = (ROOT / "docs" / "own-data.md").read_text()
     for module, *_ in commands():
         assert f"training.{module}" in page
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "minari", "folder"])
+def test_the_path_is_the_same_from_every_format(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """From a file of the format's own library, one command line after another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    source = ["--from", kind]
+    if kind == "robomimic":
+        write_robomimic(tmp_path / "toy.hdf5", 20)
+        source += ["toy.hdf5"]
+    elif kind == "minari":
+        write_minari("toy/push-v0", 20)
+        source += ["toy/push-v0", "--camera", "pixels", "--state", "state"]
+    else:
+        write_folder(tmp_path / "clips", 20)
+        source += ["clips"]
+    for module, *arguments in commands(source):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        importlib.import_module(f"training.{module}").main()
+    said = capsys.readouterr().out
+    assert "imagination agrees with what was recorded" in said
+    assert len(json.loads(Path("runs/policy.json").read_text())["imagined"]) == 4
+    assert json.loads(Path("runs/report/world_model.json").read_text())["tasks"]["push"]
 
 
 @pytest.mark.parametrize("size", [32, 40, 256])
