@@ -44,7 +44,9 @@ def test_variations_are_measured_once(tmp_path: Path) -> None:
     assert run(args) == rows
     assert done == {path: path.stat().st_mtime_ns for path in args.runs.glob("*.json")}
     assert json.loads(args.out.read_text())["rows"] == rows
-    assert args.out.with_suffix(".md").read_text() == table(rows) + "\n"
+    text = table(rows)
+    assert args.out.with_suffix(".md").read_text() == text + "\n"
+    assert {line.count("|") for line in text.splitlines()} == {8}
 
 
 def test_a_policy_without_the_robot_sees_the_code_and_the_time() -> None:

@@ -301,15 +301,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         runs = [100 * (a.mean() - b.mean()) for a, b in zip(refined, cloned, strict=True)]
         each = ", ".join(f"{one:+.0f}" for one in runs)
         lines.append([variation.says, str(len(own)), *means, format_points(gain), each])
-    columns = [
-        "refinement",
-        "runs",
-        "clone",
-        "refined",
-        "refined, imagined",
-        "real gain",
-        "of runs",
-    ]
+    columns = ["refinement", "runs", "clone", "refined", "refined, imagined"]
     return markdown_table([*columns, "real gain", "of each run"], lines)
 
 
