@@ -29,7 +29,7 @@ from world4rl_gym.world_model import WorldModel
 def test_variations_are_measured_once(tmp_path: Path) -> None:
     args = Args(
         tasks=("door-lock",),
-        variations=("all", "no-robot", "last"),
+        variations=("no-robot", "last"),
         draws=1,
         clone_steps=50,
         steps=3200,
