@@ -25,6 +25,7 @@ import numpy as np
 
 from training.envs.real_env import TASKS
 from training.evaluation.pictures import drawing
+from training.runs.records import save_record
 from world4rl_gym.components import save_component
 from world4rl_gym.episodes import task_folder
 from world4rl_gym.eyes import Eyes
@@ -42,15 +43,18 @@ def subset(task: str, episodes: Path, size: int, out: Path) -> int:
     total = sum(map(len, kinds.values()))
     for split in ("train", "validation"):
         (to / split).mkdir(parents=True)
+    used = 0
     for kind, files in kinds.items():
         count = max(1, round(min(size, total) * len(files) / total))
         held_out = max(2, size // 6) if kind == "policy" else 0
-        for index, file in enumerate(rng.permutation(np.array(files))[:count]):
+        chosen = rng.permutation(np.array(files))[:count]
+        used += len(chosen)
+        for index, file in enumerate(chosen):
             split = "validation" if index < held_out else "train"
             (to / split / Path(file).name).symlink_to(file)
     for shared in [source / "test", *source.glob("start-frames-*.npz")]:
         (to / shared.name).symlink_to(shared)
-    return sum(1 for _ in to.glob("*/*.npz")) - sum(1 for _ in to.glob("test/*.npz"))
+    return used
 
 
 def run_command(name: str, *words: Any) -> float:
@@ -107,10 +111,10 @@ def measure(args: argparse.Namespace, size: int, steps: int) -> dict[str, Any]:
             *("--steps", 200_000, "--world-model", model, "--episodes-folder", args.episodes),
             *cells,
         )
+        rows = json.loads((out / "cells.json").read_bytes())["rows"]
         for name in ("cloned", "refined", "imagined_after"):
-            rows = json.loads((out / "cells.json").read_bytes())["rows"]
             row[name] = [one[name]["mean"] for one in rows]
-    done.write_text(json.dumps(row, indent=2) + "\n")
+    save_record(done, row)
     return row
 
 
@@ -140,13 +144,16 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             panels[3].plot(minutes, [row["auroc"] for row in timed], "o-", label=task)
         for axes, title in zip(
             panels,
-            ("AUROC of outcomes", "PSNR at decision 50, dB", "real success, %"),
+            (
+                "AUROC of outcomes",
+                "PSNR at the last decision, dB",
+                "real success, %, refined; dotted: clones",
+            ),
             strict=False,
         ):
             axes.set(title=title, xlabel="episodes", xscale="log")
             axes.minorticks_off()
             axes.set_xticks(sizes, [str(size) for size in sizes])
-        panels[2].set_title("real success, %, refined; dotted: clones")
         panels[3].set(title="AUROC of outcomes", xlabel="minutes of training, all episodes")
         panels[0].legend()
 
@@ -168,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
         for size in args.sizes:
             print(json.dumps(measure(args, size, steps)), flush=True)
     rows = [json.loads(path.read_bytes()) for path in sorted(args.out.glob("*/row.json"))]
-    (args.out / "how_much.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    save_record(args.out / "how_much.json", {"rows": rows})
     draw(rows, args.out / "how_much.png")
 
 

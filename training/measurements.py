@@ -21,6 +21,7 @@ import tyro
 
 from training.evaluation.metrics import Rate, rate, share, unpacked
 from training.runs import command
+from world4rl_gym.writing import write_whole
 
 COLUMNS = (
     *("file", "task", "recorded_as", "degraded_frames", "training_episodes", "observation"),
@@ -106,7 +107,7 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     rows = measurements(args.results)
-    (args.results / "measurements.csv").write_text(as_csv(rows), "utf-8")
+    write_whole(args.results / "measurements.csv", as_csv(rows).encode())
     print(f"{len(rows)} measurements: {args.results / 'measurements.csv'}")
 
 
