@@ -15,7 +15,6 @@ Features and actions are those of refinement. Success pays 1 and ends an episode
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Measures a trained policy in the real env, from the table's test starts."""
     import torch
 
-    from training.envs.real_env import require_real_env, split_seeds
-    from training.envs.rollouts import make_real_env, real_outcomes
-    from training.evaluation.metrics import rate
+    from examples.measuring import real_success
     from world4rl_gym.world_model import WorldModel
 
     class Loaded:
@@ -94,13 +91,8 @@ def evaluate(args: argparse.Namespace) -> None:
                 return np.asarray(self.network(seen).clamp(-1, 1).numpy())
 
     torch.set_num_threads(1)
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    require_real_env()
-    seeds = split_seeds("test", args.count, 300_000)
     world_model = WorldModel.from_pretrained(args.world_model)
-    env = make_real_env(args.task)
-    print(args.policy, rate(real_outcomes(env, Loaded(), world_model, seeds)))
-    env.close()
+    print(args.policy, real_success(Loaded(), world_model, args.task, args.count))
 
 
 def main(arguments: list[str] | None = None) -> None:

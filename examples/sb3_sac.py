@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from examples.measuring import real_success
 from training.policies.ppo import UnitActions
 from training.policies.refinement import ProgressReward
 from world4rl_gym import ImaginedVecEnv, Policy
@@ -76,20 +77,6 @@ class Actor:
         return self._model.predict(observation, deterministic=True)[0]
 
 
-def measured(model: SAC, world_model: WorldModel, task: str, episodes: int) -> str:
-    """Real success from test starts, with its 95 % interval."""
-    from training.envs.real_env import require_real_env, split_seeds
-    from training.envs.rollouts import make_real_env, real_outcomes
-    from training.evaluation.formatting import format_rate
-    from training.evaluation.metrics import rate
-
-    require_real_env()
-    env, seeds = make_real_env(task), split_seeds("test", episodes, 300_000)
-    solved = real_outcomes(env, Actor(model), world_model, seeds)
-    env.close()
-    return format_rate(rate(solved))
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -139,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     success, _ = evaluate_policy(best, eval_env, n_eval_episodes=8 if policy is None else 128)
     print(f"SAC, {model.num_timesteps} imagined steps: imagined success {success:.2f}")
     if args.real:
-        print(f"real success {measured(best, world_model, args.task, args.real)}")
+        print(f"real success {real_success(Actor(best), world_model, args.task, args.real)}")
     env.close()
     eval_env.close()
 
