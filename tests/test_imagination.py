@@ -176,6 +176,22 @@ def test_uncertainty_costs_what_was_asked(tiny_world_model: WorldModel) -> None:
         assert torch.allclose(other.reward, one.reward - 0.5 * one.uncertainty)
 
 
+def test_uncertainty_is_how_far_members_disagree_on_the_outcome(
+    tiny_world_model: WorldModel,
+) -> None:
+    core, rng = begun(tiny_world_model, 4), np.random.default_rng(0)
+    best, before = torch.zeros(4, 2, dtype=torch.float64), core.uncertainty
+    assert not before.any()
+    for _ in range(8):
+        step = core.step(rng.uniform(-1, 1, (4, 3)))
+        best = torch.maximum(best, core.memory.logit.double().sigmoid())
+        apart = (best[:, 0] - best[:, 1]).abs() / 2
+        assert torch.allclose(step.uncertainty.double(), apart, rtol=1e-5)
+        assert torch.equal(core.uncertainty, step.uncertainty)
+    core.reset(np.array([True, False, False, False]))
+    assert core.uncertainty[0] == 0 and torch.equal(core.uncertainty[1:], step.uncertainty[1:])
+
+
 def test_what_is_too_uncertain_is_truncated_and_not_believed(tiny_world_model: WorldModel) -> None:
     def first_step(**arguments: float) -> ImaginedStep:
         core = begun(tiny_world_model, 8, success_threshold=1e-6, **arguments)

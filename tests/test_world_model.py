@@ -94,7 +94,6 @@ def test_the_memorys_members_are_apart(tiny_world_model: WorldModel) -> None:
     task, inputs = begin(tiny_world_model)
     memory = task.step(task.begin(*inputs), torch.zeros(2, ACTIONS))
     assert not torch.allclose(memory.logit[:, 0], memory.logit[:, 1])
-    assert (memory.disagreement > 0).all()
     mean = memory.logit.sigmoid().mean(dim=1)
     assert torch.allclose(memory.success_probability, mean)
 

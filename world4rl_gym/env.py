@@ -67,9 +67,9 @@ class ImaginedEnv(Face, gym.Env[Observation, np.ndarray]):
     ## Information
     `reset` and `step` tell the same: `task` (str); `initial_frame` (int), the index of the context
     that the episode began from; `success_probability` (float), `is_success` (bool) and
-    `uncertainty` (float): how far the memory's members disagree, the deviation of their success
-    probabilities, the largest of the episode so far. results/ has how well it predicts a wrong
-    outcome.
+    `uncertainty` (float): how far the memory's members disagree on whether the episode has
+    succeeded, the deviation of their highest success probabilities so far. results/ has how well
+    it predicts a wrong outcome.
 
     ## Arguments
     ```python

@@ -66,8 +66,8 @@ class ImaginedStep:
         truncated: `(B,)` bool, where a row is not terminated: at the horizon, or where it is too
             uncertain.
         success_probability: `(B,)` float32 in [0, 1].
-        uncertainty: `(B,)` float32 in [0, 0.5], how far the memory's members disagree: the
-            deviation of their success probabilities, the largest of the episode so far.
+        uncertainty: `(B,)` float32 in [0, 0.5], how far the memory's members disagree on whether
+            the episode has succeeded: the deviation of their highest success probabilities so far.
     """
 
     reward: Tensor
@@ -198,7 +198,7 @@ class Imagination:
         self._drawn = True
         self._steps = none.clone()
         self._noise_seeds = none.clone()
-        self._doubt = torch.zeros(rows, dtype=torch.float32, device=self.device)
+        self._best = torch.zeros_like(self._memory.logit, dtype=torch.float64)
         self._started = np.zeros(rows, dtype=bool)
         self.drawn = np.zeros(rows, dtype=np.int64)
         """Index, among the initial frames, of the context that each row's episode began from."""
@@ -218,7 +218,7 @@ class Imagination:
     @property
     def uncertainty(self) -> Tensor:
         """The rows' present uncertainty, as in `ImaginedStep`, `(B,)` float32."""
-        return self._doubt.clone()
+        return self._best.std(dim=1, correction=0).float()
 
     @property
     def memory(self) -> MemoryState:
@@ -320,7 +320,7 @@ class Imagination:
         if self._drawn:
             self._frames[where] = self._anchors[where]
         self._steps[where] = 0
-        self._doubt[where] = 0.0
+        self._best[where] = 0.0
         self._noise_seeds[where] = torch.from_numpy(seeds).to(self.device)
         self._started[rows] = True
 
@@ -348,7 +348,8 @@ class Imagination:
         )
         self._drawn = False
         self._steps = self._steps + 1
-        self._doubt = torch.maximum(self._doubt, self._memory.disagreement)
+        self._best = torch.maximum(self._best, self._memory.probabilities)
+        uncertainty = self.uncertainty
         probability = self._memory.success_probability
         terminated = probability >= self.success_threshold
         reward = terminated.float()
@@ -356,14 +357,12 @@ class Imagination:
             reward, terminated = self._rewarded(self.reward)
         truncated = self._steps >= self.max_episode_steps
         if self.max_uncertainty is not None:
-            lost = self._doubt > self.max_uncertainty
+            lost = uncertainty > self.max_uncertainty
             terminated, truncated = terminated & ~lost, truncated | lost
             reward = torch.where(lost, reward.clamp(max=0.0), reward)
         if self.uncertainty_penalty:
-            reward = reward - self.uncertainty_penalty * self._doubt
-        return ImaginedStep(
-            reward, terminated, truncated & ~terminated, probability, self._doubt.clone()
-        )
+            reward = reward - self.uncertainty_penalty * uncertainty
+        return ImaginedStep(reward, terminated, truncated & ~terminated, probability, uncertainty)
 
     @plain_tensors
     def rollout(

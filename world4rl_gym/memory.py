@@ -89,16 +89,14 @@ class MemoryState(NamedTuple):
     @property
     def success_probability(self) -> Tensor:
         """The members' mean probability that the task stands solved, `(B,)`."""
-        return self._probabilities.mean(dim=1).float()
+        return self.probabilities.mean(dim=1).float()
 
     @property
-    def disagreement(self) -> Tensor:
-        """Deviation of the members' success probabilities, `(B,)` in [0, 0.5]."""
-        return self._probabilities.std(dim=1, correction=0).float()
+    def probabilities(self) -> Tensor:
+        """Each member's probability that the task stands solved, `(B, M)` float64.
 
-    @property
-    def _probabilities(self) -> Tensor:
-        """In double precision: where a row lies in a vector register may change the last bit."""
+        In double precision: where a row lies in a vector register may change the last bit.
+        """
         return self.logit.double().sigmoid()
 
 

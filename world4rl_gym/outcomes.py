@@ -28,7 +28,7 @@ class Imagined:
     Attributes:
         episode: The real one.
         probability: `(T,)`, of success after each decision.
-        uncertainty: `(T,)`, the largest so far.
+        uncertainty: `(T,)`, of the outcome so far.
         state: `(T, S)`, the robot's states.
         frames: `(T + 1, H, W, 3)` uint8; None where they were not drawn.
     """

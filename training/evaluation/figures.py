@@ -32,7 +32,7 @@ def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str,
     truth = np.array([one.episode.solved for one in imagined])
     said = score >= threshold
     wrong = said != truth
-    uncertainty = np.array([one.uncertainty.max() for one in imagined])
+    uncertainty = np.array([one.uncertainty[-1] for one in imagined])
     bias = paired_difference(said, truth)
     return {
         "episodes": len(imagined),

@@ -54,8 +54,7 @@ class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
 class ProgressReward(VecEnvWrapper):
     """Pays for success that the memory's members agree on, and for coming nearer to it.
 
-    What counts is the members' mean probability less their deviation; of two members, that is the
-    least favourable one's. Added to success is what the best of an episode so far rose by, in
+    What counts is the mean probability less the uncertainty. Added to success is what the best of an episode so far rose by, in
     log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone, PPO looks for what one member
     is wrong about; paid for success alone, it finds too little from a weak clone.
     """
