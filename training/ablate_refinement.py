@@ -37,6 +37,7 @@ from training.policies.ppo import UnitActions
 from training.policies.refinement import (
     IMAGINED_ROWS,
     STEPS,
+    ChangedReward,
     ProgressReward,
     RandomisedFeatures,
     make_judge,
@@ -134,39 +135,32 @@ class Args(Settings):
                 raise SettingsError(f"variations: expected some of {known}, got {name!r}")
 
 
-class PenalisedReward(VecEnvWrapper):
-    """Takes off the reward `(B,)` what the members' disagreement costs at each decision."""
+class PenalisedReward(ChangedReward):
+    """Takes off the reward what the members' disagreement costs at each decision."""
 
     def __init__(self, env: VecEnv, penalty: float) -> None:
         super().__init__(env)
         self._penalty = penalty
 
-    def reset(self) -> Any:
-        """Passes on."""
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, reward, done, infos = self.venv.step_wait()
-        cost = self._penalty * np.array([info["uncertainty"] for info in infos], np.float32)
-        return observation, reward - cost, done, infos
+    def pay(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """The reward less the cost."""
+        return reward - self._penalty * np.array([i["uncertainty"] for i in infos], np.float32)
 
 
-class ProbabilityReward(VecEnvWrapper):
-    """Pays `(B,)` for every rise of an episode's highest probability of success."""
+class ProbabilityReward(ChangedReward):
+    """Pays for every rise of an episode's highest probability of success."""
 
     def reset(self) -> Any:
         """Passes on; nothing was probable yet."""
         self._best = np.zeros(self.num_envs)
-        return self.venv.reset()
+        return super().reset()
 
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, _, done, infos = self.venv.step_wait()
+    def pay(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """The rise."""
         best = np.maximum(self._best, [info["success_probability"] for info in infos])
-        reward = (best - self._best).astype(np.float32)
+        risen = (best - self._best).astype(np.float32)
         self._best = np.where(done, 0.0, best)
-        return observation, reward, done, infos
+        return risen
 
 
 class MaskedFeatures(VecEnvWrapper):

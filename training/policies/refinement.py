@@ -51,30 +51,53 @@ class _TrainStarts(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed)
 
 
-class ProgressReward(VecEnvWrapper):
+class ChangedReward(VecEnvWrapper):
+    """Passes on all but the reward, which `pay` gives."""
+
+    def reset(self) -> Any:
+        """Passes on."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """Passes on, with what `pay` gives."""
+        observation, reward, done, infos = self.venv.step_wait()
+        return observation, self.pay(reward, done, infos), done, infos
+
+    def pay(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """What a step of B rows earns, `(B,)` float32.
+
+        Args:
+            reward: `(B,)`, what the env gave.
+            done: `(B,)` bool, where an episode has ended.
+            infos: Of the rows.
+        """
+        raise NotImplementedError
+
+
+class ProgressReward(ChangedReward):
     """Pays for success that the memory's members agree on, and for coming nearer to it.
 
-    What counts is the mean probability less the uncertainty. Added to success is what the best of an episode so far rose by, in
-    log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone, PPO looks for what one member
-    is wrong about; paid for success alone, it finds too little from a weak clone.
+    What counts is the mean probability less the uncertainty. Added to success is what the best of
+    an episode so far rose by, in log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone,
+    PPO looks for what one member is wrong about; paid for success alone, it finds too little from a
+    weak clone.
     """
 
     def reset(self) -> Any:
         """Passes on; a new episode has made no progress."""
         self._best = np.zeros(self.num_envs)
-        return self.venv.reset()
+        return super().reset()
 
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, reward, done, infos = self.venv.step_wait()
+    def pay(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """Success where it is believed, and progress."""
         chance = np.array([i["success_probability"] - i["uncertainty"] for i in infos])
-        reward = reward * (chance >= 0.5)
+        believed = reward * (chance >= 0.5)
         chance = np.clip(chance, LEAST_CHANCE, 0.5)
         progress = 1 - np.log(chance / (1 - chance)) / np.log(LEAST_CHANCE / (1 - LEAST_CHANCE))
         best = np.maximum(self._best, progress)
-        reward = reward + PROGRESS * (best - self._best)
+        paid = believed + PROGRESS * (best - self._best)
         self._best = np.where(done, 0.0, best)
-        return observation, reward.astype(np.float32), done, infos
+        return paid.astype(np.float32)
 
 
 class RandomisedFeatures(VecEnvWrapper):
@@ -116,17 +139,12 @@ class RandomisedFeatures(VecEnvWrapper):
         self._offset[rows] = drawn * self._deviation
 
 
-class ZeroReward(VecEnvWrapper):
+class ZeroReward(ChangedReward):
     """Pays nothing, whatever happens: what PPO does of itself."""
 
-    def reset(self) -> Any:
-        """Passes on."""
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        """Passes on all but the reward."""
-        observation, reward, done, infos = self.venv.step_wait()
-        return observation, np.zeros_like(reward), done, infos
+    def pay(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+        """Nothing."""
+        return np.zeros_like(reward)
 
 
 def imagined_env(
