@@ -12,9 +12,10 @@ import torch
 from conftest import make_tiny_world_model
 from gl import needs_gl
 
-from training.improve import Args, rehearsed, run
+from training.evaluation.trust import VERDICTS
+from training.improve import Args, measured, rehearsed, run
 from training.world_model.memory import unroll
-from world4rl_gym.policy import make_policy, policy_config
+from world4rl_gym.policy import Policy, make_policy, policy_config
 from world4rl_gym.world_model import WorldModel
 
 
@@ -54,6 +55,10 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
         "refined, round 1": 7,
         "filtered cloning": 7,
     }
+    (foretold,) = report["rounds"]
+    assert {foretold["real"], foretold["imagined"], foretold["agreement"]} <= {0.0, 0.5, 1.0}
+    assert foretold["verdict"] == "unknown"  # two episodes tell nothing
+    assert Policy.from_pretrained(played.out / "filtered" / "policy").obs_type == "features"
     before, after = [
         WorldModel.from_pretrained(folder).task_memory("door-lock").state_dict()
         for folder in (None, played.out / "round-0" / "world_model")
@@ -68,6 +73,19 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     assert run(recorded) is not None
     output = json.loads((recorded.out / "report.json").read_text())
     assert output == json.loads((played.out / "report.json").read_text())
+
+
+@pytest.mark.parametrize("verdict", ["believe", "not"])
+def test_a_model_that_foretells_badly_is_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verdict: str
+) -> None:
+    args = Args("door-lock", tmp_path, test_episodes=0)
+    rounds = [{"real": 0.3, "imagined": 0.9, "agreement": 0.4, "verdict": verdict}]
+    report = measured(args, {}, rounds, make_tiny_world_model(), None)
+    assert report["rounds"] == rounds
+    said = capsys.readouterr().out
+    assert "real 30 %, imagined 90 %, agreement 40 %" in said and VERDICTS[verdict] in said
+    assert ("try that one first" in said) == (verdict == "not")
 
 
 def test_a_budget_below_the_rounds_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@
 
 A round refines the clone in the present world model, plays the refined policy in reality, and
 trains the task's memory on: with episodes of the policy and, so that it forgets nothing, with
-episodes that it imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). With
+episodes that it imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). Before the
+memory learns from a round's episodes, it foretells them: that tells how far to believe it. With
 `--real recorded` the command stops where it needs episodes of a robot, says where to put them, and
 goes on from there when it is run again.
 """
@@ -30,9 +31,10 @@ from training.data.trainable import DEMONSTRATIONS
 from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
+from training.evaluation.figures import outcome_figures
 from training.evaluation.formatting import format_rate
 from training.evaluation.metrics import rate
-from training.evaluation.trust import forget_verdicts
+from training.evaluation.trust import VERDICTS, forget_verdicts, verdict
 from training.policies.imitation import clone_episodes
 from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
@@ -49,11 +51,14 @@ from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
 from world4rl_gym.episodes import Episode, load_episodes
 from world4rl_gym.imagination import Imagination
+from world4rl_gym.outcomes import imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.1
 """Deviation of the noise on every other episode of the policy, and on what is rehearsed."""
+FORETOLD = ("real", "imagined", "agreement")
+"""Shares of a round's episodes: solved, foretold to be, and foretold rightly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +153,29 @@ def real_episodes(
                 actor = Disturbed(policy, NOISE * (index % 2), seed)
                 play(env, seed, "refined", actor, world_model).save(path)
     return load_episodes(folder, "train", [args.task], ["policy"])
+
+
+def foretold(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """How well a world model that has not learned from them foretells a round's episodes.
+
+    Returns:
+        `real` and `imagined` success, `agreement`, and the `verdict`, a key of `VERDICTS`.
+    """
+    threshold = world_model.config.success_threshold
+    figures = outcome_figures(imagine(world_model, episodes), threshold)
+    means = {name: figures[name]["mean"] for name in FORETOLD}
+    return {**means, "verdict": verdict({"plans": figures})}
+
+
+def filtered_clone(
+    world_model: WorldModel, shown: Sequence[Episode], args: Args, folder: Path
+) -> Policy:
+    """A clone of demonstrations and of solved real episodes; read from `folder` where it is."""
+    if folder.exists():
+        return Policy.from_pretrained(folder)
+    policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
+    policy.save_pretrained(folder)
+    return policy
 
 
 def rehearsed(
@@ -251,6 +279,7 @@ def run(args: Args) -> dict[str, Any] | None:
         cloned = clone_episodes(experts, world_model, steps=args.clone_steps, seed=args.seed)
         policies = {"cloned": (cloned, len(experts))}
         episodes: list[Episode] = []
+        rounds: list[dict[str, Any]] = []
         for number in range(args.rounds):
             folder = args.out / f"round-{number}"
             policy = refined_in(world_model, cloned, args, folder / "policy")
@@ -259,28 +288,28 @@ def run(args: Args) -> dict[str, Any] | None:
             if not fresh:
                 return None
             episodes += fresh
+            rounds.append(foretold(world_model, fresh))
             known = [one for one, _ in policies.values()]
             world_model = learned_on(world_model, args, episodes, known, folder / "world_model")
         policy = refined_in(world_model, cloned, args, args.out / "last" / "policy")
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
-        solved = [episode for episode in episodes if episode.solved]
-        filtered = clone_episodes(
-            experts + solved, world_model, steps=args.clone_steps, seed=args.seed
-        )
+        shown = experts + [episode for episode in episodes if episode.solved]
+        filtered = filtered_clone(world_model, shown, args, args.out / "filtered" / "policy")
         policies["filtered cloning"] = filtered, spent
-        return measured(args, policies, world_model, env)
+        return measured(args, policies, rounds, world_model, env)
 
 
 def measured(
     args: Args,
     policies: dict[str, tuple[Policy, int]],
+    rounds: list[dict[str, Any]],
     world_model: WorldModel,
     env: AnyEnv | None,
 ) -> dict[str, Any]:
-    """The real episodes that each policy cost, and its real success where it can be measured;
-    saved and printed."""
-    report: dict[str, Any] = {"task": args.task, "policies": {}}
+    """The real episodes that each policy cost, its real success where it can be measured, and how
+    well each round was foretold; saved and printed."""
+    report: dict[str, Any] = {"task": args.task, "rounds": rounds, "policies": {}}
     seeds = split_seeds("test", args.test_episodes, 400_000)
     for name, (policy, spent) in policies.items():
         figures: dict[str, Any] = {"real_episodes_spent": spent}
@@ -291,7 +320,14 @@ def measured(
         report["policies"][name] = figures
         said = "not measured in reality" if success is None else format_rate(success)
         print(f"{name}: {said}; {spent} real episodes spent")
-    print(f"refined {args.task}: {args.out / 'last' / 'policy'}")
+    for number, one in enumerate(rounds):
+        said = ", ".join(f"{name} {100 * one[name]:.0f} %" for name in FORETOLD)
+        print(f"round {number}, foretold: {said}")
+    believed = rounds[-1]["verdict"]
+    print(f"How far to believe it, by the last round: {VERDICTS[believed]}")
+    print(f"refined: {args.out / 'last' / 'policy'}; filtered: {args.out / 'filtered' / 'policy'}")
+    if believed == "not":
+        print("The refined policy may be worse than the filtered one: try that one first.")
     save_result(args.out / "report.json", report)
     return report
 
