@@ -116,7 +116,7 @@ def test_E23_torchrl_sees_what_gymnasium_sees(folder: str) -> None:
     ("way", "rows"),
     [("GymEnv", ()), ("GymWrapper", ()), ("DISABLED", (2,)), ("SerialEnv", (2,))],
 )
-def test_fault_05_the_ways_into_torchrl_that_the_readme_names(
+def test_the_ways_into_torchrl_that_the_readme_names(
     folder: str, way: str, rows: tuple[int, ...]
 ) -> None:
     pytest.importorskip("torchrl")

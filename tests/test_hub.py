@@ -270,7 +270,7 @@ def test_a_hub_a_damaged_cache_is_refused(published: str, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", [True, False])
-def test_fault_22_a_slow_hub_and_the_variable_that_waits_for_it(
+def test_a_slow_hub_and_the_variable_that_waits_for_it(
     hub: HubServer, published: str, tiny_folder: str, monkeypatch, variable: bool
 ) -> None:
     WorldModel.from_pretrained(REPO)
@@ -297,7 +297,7 @@ def test_fault_22_a_slow_hub_and_the_variable_that_waits_for_it(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_fault_22_a_hub_that_refuses_leaves_the_cache_with_a_warning(
+def test_a_hub_that_refuses_leaves_the_cache_with_a_warning(
     hub: HubServer, published: str, status: int, tiny_world_model
 ) -> None:
     WorldModel.from_pretrained(REPO)
@@ -306,7 +306,7 @@ def test_fault_22_a_hub_that_refuses_leaves_the_cache_with_a_warning(
         assert equal(WorldModel.from_pretrained(REPO), tiny_world_model)
 
 
-def test_fault_22_a_hub_that_never_answers_is_waited_for_5_seconds_at_most(client) -> None:
+def test_a_hub_that_never_answers_is_waited_for_5_seconds_at_most(client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client(f"http://127.0.0.1:{silent.getsockname()[1]}")
         script = (
@@ -329,7 +329,7 @@ def test_fault_22_a_hub_that_never_answers_is_waited_for_5_seconds_at_most(clien
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_fault_23_who_is_not_let_in_is_told_how_to_log_in(
+def test_who_is_not_let_in_is_told_how_to_log_in(
     hub: HubServer, tiny_world_model, status: int
 ) -> None:
     hub.refuse_with = status

@@ -292,7 +292,7 @@ def test_weights_that_do_not_fit_are_not_saved(model_folder: Path) -> None:
     assert contents(model_folder) == before
 
 
-def test_fault_02_what_cannot_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         world_model = make_tiny_world_model()
@@ -318,7 +318,7 @@ def test_fault_02_what_cannot_be_loaded_again_is_not_saved(tmp_path: Path) -> No
 # -------------------------------------------------------------------------- other file systems
 
 
-def test_fault_19_the_embedded_model_may_be_links(tmp_path: Path) -> None:
+def test_the_embedded_model_may_be_links(tmp_path: Path) -> None:
     package = Path(world4rl_gym.__file__).parent
     shutil.copytree(package, tmp_path / "world4rl_gym", copy_function=os.symlink)
     script = (
@@ -338,7 +338,7 @@ def test_fault_19_the_embedded_model_may_be_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL])
-def test_fault_21_a_folder_that_cannot_be_renamed_is_replaced(
+def test_a_folder_that_cannot_be_renamed_is_replaced(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """As on an overlay, which renames no folder of a lower layer, and exchanges none."""
@@ -385,7 +385,7 @@ print(sorted(p.name for p in Path("merged").iterdir()), Path("merged/model/READM
 """
 
 
-def test_fault_21_a_folder_of_an_overlays_lower_layer(tiny_folder: str, tmp_path: Path) -> None:
+def test_a_folder_of_an_overlays_lower_layer(tiny_folder: str, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "lower" / "model")
     mount = (
         "mkdir work merged && mount -t tmpfs none work && mkdir work/upper work/work && "
@@ -412,7 +412,7 @@ def test_fault_21_a_folder_of_an_overlays_lower_layer(tiny_folder: str, tmp_path
     assert ran.stdout.strip() == "['model'] # anew", ran.stderr
 
 
-def test_fault_20_saving_as_on_windows(
+def test_saving_as_on_windows(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No library of the process, no folder opened, and only what may be written to is flushed."""
@@ -446,7 +446,7 @@ def test_fault_20_saving_as_on_windows(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "record.json"]
 
 
-def test_fault_20_locks_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = pytest.importorskip("fcntl")
 
     def locking(handle: int, mode: int, size: int) -> None:
@@ -477,9 +477,7 @@ def test_fault_20_locks_as_on_windows(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_fault_23_a_card_with_a_dash_in_any_locale(
-    tiny_folder: str, tmp_path: Path, locale: str
-) -> None:
+def test_a_card_with_a_dash_in_any_locale(tiny_folder: str, tmp_path: Path, locale: str) -> None:
     script = (
         "import sys; from world4rl_gym import WorldModel; "
         "WorldModel.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2], 'a \\u2013 card')"

@@ -93,7 +93,7 @@ def test_the_path_is_the_same_from_every_format(
 
 
 @pytest.mark.parametrize("size", [32, 40, 256])
-def test_fault_10_any_multiple_of_8_goes_all_the_way(tmp_path: Path, size: int) -> None:
+def test_any_multiple_of_8_goes_all_the_way(tmp_path: Path, size: int) -> None:
     write_own(tmp_path / "data", size=size)
     world_model = build(tmp_path)
     assert world_model.frame_size == size
@@ -104,7 +104,7 @@ def test_fault_10_any_multiple_of_8_goes_all_the_way(tmp_path: Path, size: int) 
 
 
 @pytest.mark.parametrize("shape", [(36, 36), (32, 48), (264, 264), (8, 8)])
-def test_fault_10_other_sizes_are_refused_before_anything_trains(
+def test_other_sizes_are_refused_before_anything_trains(
     tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     for index in range(2):
@@ -124,7 +124,7 @@ def test_fault_10_other_sizes_are_refused_before_anything_trains(
     assert not out.exists()
 
 
-def test_fault_10_states_and_commands_that_no_memory_takes_are_refused(tmp_path: Path) -> None:
+def test_states_and_commands_that_no_memory_takes_are_refused(tmp_path: Path) -> None:
     for name, state, command in (("wide", 257, None), ("many", 5, 4)):
         values = {"state": np.zeros((9, state), np.float32)}
         if command:
@@ -151,20 +151,20 @@ def test_without_a_weight_of_codes_a_memory_learns_nothing_of_later_frames(tmp_p
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_fault_11_the_horizon_is_the_longest_episode(tmp_path: Path, capsys) -> None:
+def test_the_horizon_is_the_longest_episode(tmp_path: Path, capsys) -> None:
     write_own(tmp_path / "data", lengths=(12, 30, 25, 40))
     assert build(tmp_path).config.max_episode_steps == 40
     assert "horizon: 40 decisions" in capsys.readouterr().out
     assert build(tmp_path, max_episode_steps=33).config.max_episode_steps == 33
 
 
-def test_fault_12_experts_that_finish_at_once_are_enough(tmp_path: Path) -> None:
+def test_experts_that_finish_at_once_are_enough(tmp_path: Path) -> None:
     write_own(tmp_path / "data", lengths=(2, 3, 2, 3))
     world_model = build(tmp_path)
     assert len(world_model.initial_frames) == 4 + 3
 
 
-def test_fault_12_what_is_too_few_is_named(tmp_path: Path) -> None:
+def test_what_is_too_few_is_named(tmp_path: Path) -> None:
     write_own(tmp_path / "one", lengths=(8,))
     with pytest.raises(EpisodeError, match="train episodes of push: expected at least 2, .*got 1"):
         train_eyes.train(train_eyes.Args("push", tmp_path / "one", tmp_path / "out"))
@@ -208,7 +208,7 @@ def test_what_is_calibrated_comes_from_validation_episodes_alone(
     assert same == (split == "test")
 
 
-def test_fault_13_what_is_saved_loads(tmp_path: Path) -> None:
+def test_what_is_saved_loads(tmp_path: Path) -> None:
     write_own(tmp_path / "data", size=256)
     most = most_contexts(256)
     with pytest.raises(SettingsError, match=f"expected at most {most} together for 1 tasks of 256"):
@@ -235,7 +235,7 @@ def test_fault_13_what_is_saved_loads(tmp_path: Path) -> None:
     assert not (tmp_path / "large").exists()
 
 
-def test_fault_13_a_network_too_large_is_told_before_it_is_trained(tmp_path: Path) -> None:
+def test_a_network_too_large_is_told_before_it_is_trained(tmp_path: Path) -> None:
     write_own(tmp_path / "data")
     eyes = tmp_path / "eyes"
     tiny = {"code_size": 4, "width": 4, "steps": 1, "batch_size": 2}
@@ -245,9 +245,7 @@ def test_fault_13_a_network_too_large_is_told_before_it_is_trained(tmp_path: Pat
         train_denoiser.run(args)
 
 
-def test_fault_15_successes_in_one_split_alone_are_told_before_training(
-    tmp_path: Path, capsys
-) -> None:
+def test_successes_in_one_split_alone_are_told_before_training(tmp_path: Path, capsys) -> None:
     write_own(tmp_path, splits=("train",), success=np.zeros(8, bool))
     write_own(tmp_path, splits=("test", "validation"))
     with pytest.raises(EpisodeError, match="solve the task, got none; solved: train 0 of 4, valid"):
@@ -262,7 +260,7 @@ def test_fault_15_successes_in_one_split_alone_are_told_before_training(
     assert "not calibrated: of 4 validation episodes, 0 solve the task" in said
 
 
-def test_fault_16_names_in_either_form_of_unicode_are_one_task(tmp_path: Path) -> None:
+def test_names_in_either_form_of_unicode_are_one_task(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "öffnen") for form in ("NFC", "NFD"))
     assert composed != apart
     write_own(tmp_path / "data", task=apart)
@@ -277,7 +275,7 @@ def test_fault_16_names_in_either_form_of_unicode_are_one_task(tmp_path: Path) -
         assert ImaginedEnv(world_model, task=name).reset(seed=0)[1]["task"] == composed
 
 
-def test_fault_16_files_that_begin_with_a_dot_are_skipped(tmp_path: Path) -> None:
+def test_files_that_begin_with_a_dot_are_skipped(tmp_path: Path) -> None:
     write_own(tmp_path)
     for name in ("._expert-0000000.npz", ".expert-0000000.npz.partial"):
         (tmp_path / "push" / "train" / name).write_bytes(b"\x00\x05\x16\x07")
@@ -285,7 +283,7 @@ def test_fault_16_files_that_begin_with_a_dot_are_skipped(tmp_path: Path) -> Non
     assert len(load_episodes(tmp_path, "train")) == 4
 
 
-def test_fault_17_episodes_of_another_size_are_named(walked: Path, tmp_path: Path) -> None:
+def test_episodes_of_another_size_are_named(walked: Path, tmp_path: Path) -> None:
     def other(episode: Episode) -> Episode:
         wide = np.concatenate([episode.actions, episode.actions[:, :1]], axis=1)
         return dataclasses.replace(episode, actions=wide, action_low=None, action_high=None)

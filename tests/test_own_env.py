@@ -40,7 +40,7 @@ def world_model(walked: Path) -> WorldModel:
     return WorldModel.from_pretrained(walked / "runs" / "world_model")
 
 
-def test_fault_14_a_policy_is_measured_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
+def test_a_policy_is_measured_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
     args = evaluate_policy.Args(
         "push",
         walked / "runs" / "refined" / "push" / "policy",
@@ -91,7 +91,7 @@ def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -
         dataclasses.replace(args, real_env=None)
 
 
-def test_fault_14_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
+def test_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
     shutil.copytree(walked / "runs/clone/push/policy", tmp_path / "unseen" / "push" / "clone")
     args = evaluate_world_model.Args(
         str(walked / "runs" / "world_model"),
@@ -159,9 +159,7 @@ def test_an_own_env_without_commands_is_played() -> None:
     assert episode.state.shape == (world_model.config.max_episode_steps + 1, 3)
 
 
-def test_fault_18_the_env_takes_actions_in_the_robots_units(
-    walked: Path, world_model: WorldModel
-) -> None:
+def test_the_env_takes_actions_in_the_robots_units(walked: Path, world_model: WorldModel) -> None:
     kept = json.loads((walked / "data" / "mine" / "push" / "import.json").read_text())
     options: dict[str, Any] = {"obs_type": "features", "success_threshold": 0.999999}
     single = gym.make("World4RL-Imagined-v0", world_model=world_model, **options)
@@ -188,7 +186,7 @@ def test_fault_18_the_env_takes_actions_in_the_robots_units(
     np.testing.assert_allclose(world_model.scale_actions(space.high), 1, atol=1e-5)
 
 
-def test_fault_18_policies_on_features_act_in_unit_actions(world_model: WorldModel) -> None:
+def test_policies_on_features_act_in_unit_actions(world_model: WorldModel) -> None:
     unit = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
     assert imagined_env(world_model, "push", seed=0, rows=2).action_space == unit
     options: dict[str, Any] = {"obs_type": "features", "success_threshold": 0.999999}
@@ -203,7 +201,7 @@ def test_fault_18_policies_on_features_act_in_unit_actions(world_model: WorldMod
     np.testing.assert_allclose(seen, core.features.numpy(), atol=1e-3)
 
 
-def test_fault_18_bounds_of_minus_1_and_1_are_the_default(tmp_path: Path) -> None:
+def test_bounds_of_minus_1_and_1_are_the_default(tmp_path: Path) -> None:
     own = make_tiny_world_model()
     own.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())

@@ -179,7 +179,7 @@ def test_no_policy_at_all(source: Any, tmp_path: Path, monkeypatch) -> None:
         Policy.from_pretrained(source)
 
 
-def test_fault_02_policies_under_any_default_dtype(tmp_path: Path) -> None:
+def test_policies_under_any_default_dtype(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         make_policy(CONFIG).save_pretrained(tmp_path / "mine")

@@ -91,7 +91,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("library", ["gymnasium", "stable_baselines3"])
-def test_fault_08_workers_that_never_imported_the_package(
+def test_workers_that_never_imported_the_package(
     tiny_folder: str, library: str, tmp_path: Path
 ) -> None:
     pytest.importorskip(library)

@@ -48,7 +48,7 @@ def test_without_gl_it_says_what_to_install() -> None:
 
 @needs_gl
 @pytest.mark.parametrize("given", [False, True])
-def test_fault_24_another_pyopengl_platform_does_not_hide_a_backend(given: bool) -> None:
+def test_another_pyopengl_platform_does_not_hide_a_backend(given: bool) -> None:
     found = os.environ["MUJOCO_GL"]
     script = (
         "from training.envs.real_env import RealEnv, require_real_env\n"
@@ -69,7 +69,7 @@ def test_fault_24_another_pyopengl_platform_does_not_hide_a_backend(given: bool)
 @pytest.mark.parametrize(
     "end", ["", "env.close()", "env.close(); env.close()", "import sys; sys.exit(0)", "twin = env"]
 )
-def test_fault_25_nothing_is_printed_at_exit(end: str) -> None:
+def test_nothing_is_printed_at_exit(end: str) -> None:
     script = (
         "from training.envs.real_env import RealEnv\n"
         "envs = [RealEnv('hammer'), RealEnv('soccer')]\n"
@@ -81,7 +81,7 @@ def test_fault_25_nothing_is_printed_at_exit(end: str) -> None:
 
 
 @needs_gl
-def test_fault_05_infos_always_have_the_same_keys() -> None:
+def test_infos_always_have_the_same_keys() -> None:
     from training.envs.real_env import RealEnv
 
     env = RealEnv("hammer", drawn="first")

@@ -165,7 +165,7 @@ def test_E23_a_plain_gym_make_env_trains_too(tiny_world_model: WorldModel) -> No
     PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(32)
 
 
-def test_fault_03_set_attr_is_checked(tiny_world_model: WorldModel) -> None:
+def test_set_attr_is_checked(tiny_world_model: WorldModel) -> None:
     env = ImaginedVecEnv(2, world_model=tiny_world_model)
     env.reset()
     env.set_attr("success_threshold", 1e-6)
@@ -177,7 +177,7 @@ def test_fault_03_set_attr_is_checked(tiny_world_model: WorldModel) -> None:
         env.set_attr("horizon", 3)
 
 
-def test_fault_01_evaluation_under_inference_mode_then_training(
+def test_evaluation_under_inference_mode_then_training(
     tiny_world_model: WorldModel,
 ) -> None:
     import torch
