@@ -5,8 +5,9 @@
 
 A round refines the clone in the present world model, plays the refined policy in reality, and
 trains the task's memory on: with episodes of the policy and, so that it forgets nothing, with
-episodes that it imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). Before the
-memory learns from a round's episodes, it foretells them: that tells how far to believe it. With
+those that it has learned from (`--known`), or, where they are not at hand, with episodes that it
+imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). Before the memory learns
+from a round's episodes, it foretells them: that tells how far to believe it. With
 `--real recorded` the command stops where it needs episodes of a robot, says where to put them, and
 goes on from there when it is run again.
 """
@@ -17,7 +18,7 @@ import contextlib
 import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ import tyro
 from tqdm import tqdm
 
 from training.data.sequences import Sequences, join, make_sequences
-from training.data.trainable import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS, iterate_trainable
 from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, split_seeds
 from training.envs.rollouts import Disturbed, find_env, play, real_outcomes
@@ -51,7 +52,7 @@ from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
 from world4rl_gym.episodes import Episode, load_episodes
 from world4rl_gym.imagination import Imagination
-from world4rl_gym.outcomes import imagine
+from world4rl_gym.outcomes import check_fits, imagine
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -70,6 +71,8 @@ class Args(Settings):
         out: Folder of the run.
         demonstrations: Folder of episodes; the task's experts are cloned.
         world_model: Folder or Hub id to begin with; None is the embedded one.
+        known: Folder of the episodes that its memory has learned from; None rehearses what it
+            imagines instead, which is worth less.
         real: Where episodes come from: "twin" plays them in the real env, "recorded" waits for
             them.
         real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
@@ -78,7 +81,7 @@ class Args(Settings):
         clone_steps: Gradient steps of cloning.
         steps: Steps of PPO in each round.
         learn_steps: Optimiser steps of the memory in each round.
-        rehearsed: Imagined episodes of each policy that are learned again beside the real ones.
+        rehearsed: Imagined episodes of each policy that are learned again, where `known` is None.
         test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
         seed: Seed of everything.
     """
@@ -87,6 +90,7 @@ class Args(Settings):
     out: Path
     demonstrations: Path = DEMONSTRATIONS
     world_model: str | None = None
+    known: Path | None = None
     real: Literal["twin", "recorded"] = "twin"
     real_env: str | None = None
     episodes_budget: PositiveInt = 200
@@ -229,18 +233,41 @@ def rehearsed(
     return join(parts)
 
 
+def known_sequences(world_model: WorldModel, folder: Path, task: str) -> Sequences:
+    """The training episodes of a task that its memory has learned from."""
+
+    def fitting() -> Iterator[Episode]:
+        for episode in iterate_trainable(folder, task):
+            check_fits(world_model, [episode])
+            yield episode
+
+    return make_sequences(fitting(), world_model.task_eyes(task))
+
+
 def learned_on(
     world_model: WorldModel,
     args: Args,
     episodes: list[Episode],
+    known: Sequences | None,
     policies: Sequence[Policy],
     folder: Path,
 ) -> WorldModel:
-    """The world model after its memory of the task has learned on; saved in `folder`."""
+    """The world model after its memory of the task has learned on; saved in `folder`.
+
+    Args:
+        world_model: The one before.
+        args: Of the run.
+        episodes: All real episodes so far.
+        known: What is learned again beside them; None rehearses what the policies do in the model.
+        policies: All so far.
+        folder: Where it is saved, and read where it is done.
+    """
     if folder.exists():
         return WorldModel.from_pretrained(folder)
     real = make_sequences(episodes, world_model.task_eyes(args.task))
-    own = rehearsed(world_model, args.task, policies, args.rehearsed, args.seed)
+    own = known
+    if own is None:
+        own = rehearsed(world_model, args.task, policies, args.rehearsed, args.seed)
     memory = copy.deepcopy(world_model.task_memory(args.task)).requires_grad_(True)
     memory = train_memory(
         memory,
@@ -280,6 +307,9 @@ def run(args: Args) -> dict[str, Any] | None:
         policies = {"cloned": (cloned, len(experts))}
         episodes: list[Episode] = []
         rounds: list[dict[str, Any]] = []
+        known = None
+        if args.known is not None:
+            known = known_sequences(world_model, args.known, args.task)
         for number in range(args.rounds):
             folder = args.out / f"round-{number}"
             policy = refined_in(world_model, cloned, args, folder / "policy")
@@ -289,8 +319,9 @@ def run(args: Args) -> dict[str, Any] | None:
                 return None
             episodes += fresh
             rounds.append(foretold(world_model, fresh))
-            known = [one for one, _ in policies.values()]
-            world_model = learned_on(world_model, args, episodes, known, folder / "world_model")
+            actors = [one for one, _ in policies.values()]
+            place = folder / "world_model"
+            world_model = learned_on(world_model, args, episodes, known, actors, place)
         policy = refined_in(world_model, cloned, args, args.out / "last" / "policy")
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
