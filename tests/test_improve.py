@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tiny_world_model
+from episode_factory import write_episodes
 from gl import needs_gl
 
-from training.evaluation.trust import VERDICTS
-from training.improve import Args, measured, rehearsed, run
+from training.data.sequences import make_sequences
+from training.data.trainable import DEMONSTRATIONS
+from training.evaluation.trust import VERDICTS, checksum
+from training.improve import Args, known_sequences, learned_on, measured, rehearsed, run
 from training.world_model.memory import unroll
+from world4rl_gym.episodes import EpisodeError, load_episodes
 from world4rl_gym.policy import Policy, make_policy, policy_config
 from world4rl_gym.world_model import WorldModel
 
@@ -73,6 +77,28 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     assert run(recorded) is not None
     output = json.loads((recorded.out / "report.json").read_text())
     assert output == json.loads((played.out / "report.json").read_text())
+
+
+def test_recorded_episodes_are_learned_again_in_place_of_imagined_ones(tmp_path: Path) -> None:
+    world_model = WorldModel.from_pretrained()
+    experts = load_episodes(DEMONSTRATIONS, "train", ["door-lock"])
+    known = known_sequences(world_model, DEMONSTRATIONS, "door-lock")
+    assert (
+        known.fingerprint()
+        == make_sequences(experts, world_model.task_eyes("door-lock")).fingerprint()
+    )
+    args = Args("door-lock", tmp_path, known=DEMONSTRATIONS, learn_steps=1)
+    # no policy, so nothing could be rehearsed
+    after = learned_on(world_model, args, experts, known, [], tmp_path / "world_model")
+    before = WorldModel.from_pretrained()
+    assert checksum(after, "door-lock") != checksum(before, "door-lock")
+    assert checksum(after, "hammer") == checksum(before, "hammer")
+
+
+def test_recorded_episodes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    write_episodes(tmp_path)  # without the robot's state
+    with pytest.raises(EpisodeError, match="state size: the world model has"):
+        known_sequences(make_tiny_world_model(), tmp_path, "push")
 
 
 @pytest.mark.parametrize("verdict", ["believe", "not"])
