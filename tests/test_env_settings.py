@@ -1,4 +1,4 @@
-"""The single env in unusual company: torch's modes, new settings, `gym.make`, recorders."""
+"""The env under torch's modes, changed settings, `gym.make` and recorders."""
 
 from __future__ import annotations
 

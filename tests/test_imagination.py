@@ -182,12 +182,15 @@ def test_uncertainty_is_how_far_members_disagree_on_the_outcome(
     core, rng = begun(tiny_world_model, 4), np.random.default_rng(0)
     best, before = torch.zeros(4, 2, dtype=torch.float64), core.uncertainty
     assert not before.any()
+    fell = False
     for _ in range(8):
         step = core.step(rng.uniform(-1, 1, (4, 3)))
         best = torch.maximum(best, core.memory.logit.double().sigmoid())
         apart = (best[:, 0] - best[:, 1]).abs() / 2
         assert torch.allclose(step.uncertainty.double(), apart, rtol=1e-5)
         assert torch.equal(core.uncertainty, step.uncertainty)
+        fell, before = fell or bool((step.uncertainty < before).any()), step.uncertainty
+    assert fell  # members that come to agree are certain again
     core.reset(np.array([True, False, False, False]))
     assert core.uncertainty[0] == 0 and torch.equal(core.uncertainty[1:], step.uncertainty[1:])
 

@@ -16,7 +16,7 @@ from gl import needs_gl
 from training.data.sequences import make_sequences
 from training.data.trainable import DEMONSTRATIONS
 from training.evaluation.trust import VERDICTS, checksum
-from training.improve import Args, known_sequences, learned_on, measured, rehearsed, run
+from training.improve import Args, known_sequences, learned_on, measured, predicted, rehearsed, run
 from training.world_model.memory import unroll
 from world4rl_gym.episodes import EpisodeError, load_episodes
 from world4rl_gym.policy import Policy, make_policy, policy_config
@@ -59,9 +59,8 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
         "refined, round 1": 7,
         "filtered cloning": 7,
     }
-    (foretold,) = report["rounds"]
-    assert {foretold["real"], foretold["imagined"], foretold["agreement"]} <= {0.0, 0.5, 1.0}
-    assert foretold["verdict"] == "unknown"  # two episodes tell nothing
+    episodes = load_episodes(played.out / "round-0" / "episodes", "train", ["door-lock"])
+    assert report["rounds"] == [predicted(WorldModel.from_pretrained(), episodes)]
     assert Policy.from_pretrained(played.out / "filtered" / "policy").obs_type == "features"
     before, after = [
         WorldModel.from_pretrained(folder).task_memory("door-lock").state_dict()
@@ -102,7 +101,7 @@ def test_recorded_episodes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["believe", "not"])
-def test_a_model_that_foretells_badly_is_not_followed(
+def test_a_model_that_predicts_badly_is_not_followed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verdict: str
 ) -> None:
     args = Args("door-lock", tmp_path, test_episodes=0)
@@ -110,7 +109,9 @@ def test_a_model_that_foretells_badly_is_not_followed(
     report = measured(args, {}, rounds, make_tiny_world_model(), None)
     assert report["rounds"] == rounds
     said = capsys.readouterr().out
-    assert "real 30 %, imagined 90 %, agreement 40 %" in said and VERDICTS[verdict] in said
+    assert (
+        "solved 30 %, predicted 90 %, predicted rightly 40 %" in said and VERDICTS[verdict] in said
+    )
     assert ("try that one first" in said) == (verdict == "not")
 
 

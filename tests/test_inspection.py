@@ -20,6 +20,8 @@ from PIL import Image
 
 from world4rl_gym.cli import main
 from world4rl_gym.episodes import Episode
+from world4rl_gym.inspection.page import entry, order
+from world4rl_gym.outcomes import Imagined
 
 
 def make_stateful(seed: int, **changes: Any) -> Episode:
@@ -71,6 +73,18 @@ def test_wrong_episodes_come_first_and_frames_are_within(written: Path) -> None:
         assert frames.size == ((HORIZON + 1) * SIZE, (2 if one["drawn"] else 1) * SIZE)
     (undrawn,) = [one for one in data["episodes"] if not one["drawn"]]
     assert undrawn["policy"] == "</script><b>"
+
+
+def test_doubt_is_of_the_outcome_not_of_the_way() -> None:
+    def imagined(seed: int, uncertainty: list[float]) -> Imagined:
+        episode = make_episode(seed, horizon=2)
+        solved = np.full(2, float(episode.solved))
+        none = np.zeros((2, 0), np.float32)
+        return Imagined(episode, solved, np.array(uncertainty), none, episode.frames)
+
+    settled, unsettled = imagined(0, [0.4, 0.1]), imagined(1, [0.0, 0.3])
+    assert order([settled, unsettled], 0.5).tolist() == [1, 0]
+    assert entry(settled, 0.5)["doubt"] == 0.1
 
 
 def test_no_more_than_asked_for_are_shown(written: Path, tiny_folder: str, tmp_path: Path) -> None:

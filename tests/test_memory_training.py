@@ -11,7 +11,7 @@ import torch
 from episode_factory import make_episode, with_robot
 
 from training import train_eyes
-from training.data.sequences import Sequences, make_sequences
+from training.data.sequences import Sequences, join, make_sequences
 from training.data.start_frames import start_frames_path
 from training.evaluation.metrics import auroc
 from training.world_model.assembly import (
@@ -84,6 +84,15 @@ def test_a_memory_learns_outcomes_and_motion(sequences: Sequences, tmp_path: Pat
     assert torch.allclose(
         unroll(again, sequences).logit, unroll(memory, sequences).logit, atol=1e-6
     )
+
+
+def test_joined_sequences_are_those_of_all_episodes_at_once(eyes: TaskEyes) -> None:
+    short = [with_robot(make_episode(seed, horizon=5)) for seed in range(3)]
+    long = [with_robot(make_episode(seed)) for seed in range(3, 5)]
+    joined = join([make_sequences(short, eyes), make_sequences(long, eyes)])
+    at_once = make_sequences([*short, *long], eyes)
+    for field in dataclasses.fields(Sequences):
+        assert torch.equal(getattr(joined, field.name), getattr(at_once, field.name)), field.name
 
 
 def test_one_step_training_goes_on_from_true_states(sequences: Sequences) -> None:

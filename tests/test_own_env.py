@@ -73,6 +73,7 @@ def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -
         tmp_path / "improve",
         walked / "data" / "mine",
         str(walked / "runs" / "world_model"),
+        known=walked / "data" / "mine",
         real_env=REAL,
         episodes_budget=2,
         rounds=1,

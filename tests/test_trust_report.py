@@ -46,6 +46,7 @@ def figures(auroc: float | None, agreement: float, bias: float) -> dict[str, Any
         (0.84, 0.95, 0.0, "not"),
         (0.97, 0.95, -0.2, "not"),
         (None, 0.95, 0.0, "unknown"),
+        (None, 0.05, 0.95, "not"),
     ],
 )
 def test_a_verdict_follows_from_figures(

@@ -64,7 +64,8 @@ class Variation:
         says: What the table calls it.
         reward: "progress" is refinement's own; "success" pays for that alone; "probability" pays
             for every rise of the highest probability of success in an episode.
-        uncertainty_penalty: What the members' disagreement costs at each decision, in reward.
+        uncertainty_penalty: What the members' disagreement on the outcome costs at each decision,
+            in reward.
         branches: Whether episodes are `BRANCH` decisions from anywhere, not whole ones.
         randomised: Whether features are shifted at random (`RandomisedFeatures`).
         robot: Whether the policy sees the robot; else the first frame's code and the time alone.
@@ -136,7 +137,7 @@ class Args(Settings):
 
 
 class PenalisedReward(ChangedReward):
-    """Takes off the reward what the members' disagreement costs at each decision."""
+    """Takes off the reward what the members' disagreement on the outcome costs at each decision."""
 
     def __init__(self, env: VecEnv, penalty: float) -> None:
         super().__init__(env)

@@ -7,7 +7,7 @@ A round refines the clone in the present world model, plays the refined policy i
 trains the task's memory on: with episodes of the policy and, so that it forgets nothing, with
 those that it has learned from (`--known`), or, where they are not at hand, with episodes that it
 imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). Before the memory learns
-from a round's episodes, it foretells them: that tells how far to believe it. With
+from a round's episodes, it predicts them: that tells how far to believe the world model. With
 `--real recorded` the command stops where it needs episodes of a robot, says where to put them, and
 goes on from there when it is run again.
 """
@@ -58,8 +58,8 @@ from world4rl_gym.world_model import WorldModel
 
 NOISE = 0.1
 """Deviation of the noise on every other episode of the policy, and on what is rehearsed."""
-FORETOLD = ("real", "imagined", "agreement")
-"""Shares of a round's episodes: solved, foretold to be, and foretold rightly."""
+PREDICTED = {"real": "solved", "imagined": "predicted", "agreement": "predicted rightly"}
+"""Shares of a round's episodes, and what they are called."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Args(Settings):
         demonstrations: Folder of episodes; the task's experts are cloned.
         world_model: Folder or Hub id to begin with; None is the embedded one.
         known: Folder of the episodes that its memory has learned from; None rehearses what it
-            imagines instead, which is worth less.
+            imagines instead.
         real: Where episodes come from: "twin" plays them in the real env, "recorded" waits for
             them.
         real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
@@ -159,15 +159,15 @@ def real_episodes(
     return load_episodes(folder, "train", [args.task], ["policy"])
 
 
-def foretold(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """How well a world model that has not learned from them foretells a round's episodes.
+def predicted(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """How well a world model that has not learned from them predicts a round's episodes.
 
     Returns:
         `real` and `imagined` success, `agreement`, and the `verdict`, a key of `VERDICTS`.
     """
     threshold = world_model.config.success_threshold
     figures = outcome_figures(imagine(world_model, episodes), threshold)
-    means = {name: figures[name]["mean"] for name in FORETOLD}
+    means = {name: figures[name]["mean"] for name in PREDICTED}
     return {**means, "verdict": verdict({"plans": figures})}
 
 
@@ -234,7 +234,11 @@ def rehearsed(
 
 
 def known_sequences(world_model: WorldModel, folder: Path, task: str) -> Sequences:
-    """The training episodes of a task that its memory has learned from."""
+    """The training episodes of a task that its memory has learned from.
+
+    Raises:
+        EpisodeError: There are none, or one is broken or does not fit the world model.
+    """
 
     def fitting() -> Iterator[Episode]:
         for episode in iterate_trainable(folder, task):
@@ -265,13 +269,13 @@ def learned_on(
     if folder.exists():
         return WorldModel.from_pretrained(folder)
     real = make_sequences(episodes, world_model.task_eyes(args.task))
-    own = known
-    if own is None:
-        own = rehearsed(world_model, args.task, policies, args.rehearsed, args.seed)
+    again = known
+    if again is None:
+        again = rehearsed(world_model, args.task, policies, args.rehearsed, args.seed)
     memory = copy.deepcopy(world_model.task_memory(args.task)).requires_grad_(True)
     memory = train_memory(
         memory,
-        [(real, 0.5), (own, 0.5)],
+        [(real, 0.5), (again, 0.5)],
         MemoryRun(steps=args.learn_steps, learning_rate=1e-3, seed=args.seed),
         folder.parent / "memory",
         f"{args.task} memory",
@@ -288,7 +292,8 @@ def run(args: Args) -> dict[str, Any] | None:
     """Runs the rounds, and measures what they were worth; None where episodes are awaited.
 
     Raises:
-        EpisodeError: There are no demonstrations, or a recorded episode is broken.
+        EpisodeError: There are no demonstrations, a recorded episode is broken, or a known one
+            does not fit.
         WorldModelError: The world model cannot be loaded.
         SettingsError: The folder holds another run.
         RealEnvUnavailableError: Meta-World or GL is missing, and episodes are to be played.
@@ -318,7 +323,7 @@ def run(args: Args) -> dict[str, Any] | None:
             if not fresh:
                 return None
             episodes += fresh
-            rounds.append(foretold(world_model, fresh))
+            rounds.append(predicted(world_model, fresh))
             actors = [one for one, _ in policies.values()]
             place = folder / "world_model"
             world_model = learned_on(world_model, args, episodes, known, actors, place)
@@ -339,7 +344,7 @@ def measured(
     env: AnyEnv | None,
 ) -> dict[str, Any]:
     """The real episodes that each policy cost, its real success where it can be measured, and how
-    well each round was foretold; saved and printed."""
+    well each round was predicted; saved and printed."""
     report: dict[str, Any] = {"task": args.task, "rounds": rounds, "policies": {}}
     seeds = split_seeds("test", args.test_episodes, 400_000)
     for name, (policy, spent) in policies.items():
@@ -352,12 +357,12 @@ def measured(
         said = "not measured in reality" if success is None else format_rate(success)
         print(f"{name}: {said}; {spent} real episodes spent")
     for number, one in enumerate(rounds):
-        said = ", ".join(f"{name} {100 * one[name]:.0f} %" for name in FORETOLD)
-        print(f"round {number}, foretold: {said}")
+        said = ", ".join(f"{says} {100 * one[name]:.0f} %" for name, says in PREDICTED.items())
+        print(f"round {number}: {said}")
     believed = rounds[-1]["verdict"]
-    print(f"How far to believe it, by the last round: {VERDICTS[believed]}")
+    print(f"The world model before it learned from the last round: {VERDICTS[believed]}")
     print(f"refined: {args.out / 'last' / 'policy'}; filtered: {args.out / 'filtered' / 'policy'}")
-    if believed == "not":
+    if believed == "not" and not any("real" in one for one in report["policies"].values()):
         print("The refined policy may be worse than the filtered one: try that one first.")
     save_result(args.out / "report.json", report)
     return report

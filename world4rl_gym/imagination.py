@@ -198,6 +198,7 @@ class Imagination:
         self._drawn = True
         self._steps = none.clone()
         self._noise_seeds = none.clone()
+        # each member's highest success probability so far, (B, M)
         self._best = torch.zeros_like(self._memory.logit, dtype=torch.float64)
         self._started = np.zeros(rows, dtype=bool)
         self.drawn = np.zeros(rows, dtype=np.int64)

@@ -28,7 +28,7 @@ class Imagined:
     Attributes:
         episode: The real one.
         probability: `(T,)`, of success after each decision.
-        uncertainty: `(T,)`, of the outcome so far.
+        uncertainty: `(T,)`, as in `ImaginedStep`, after each decision.
         state: `(T, S)`, the robot's states.
         frames: `(T + 1, H, W, 3)` uint8; None where they were not drawn.
     """
@@ -43,6 +43,11 @@ class Imagined:
     def score(self) -> float:
         """The highest probability of success at any decision."""
         return float(self.probability.max())
+
+    @property
+    def doubt(self) -> float:
+        """The uncertainty about the whole episode's outcome, in [0, 0.5]."""
+        return float(self.uncertainty[-1])
 
 
 def contexts_of(episodes: Sequence[Episode], tasks: Sequence[str]) -> InitialFrames:

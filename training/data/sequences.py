@@ -63,9 +63,31 @@ class Sequences:
 
 
 def join(parts: Sequence[Sequences]) -> Sequences:
-    """All of several sets of episodes of the same length."""
+    """All of several sets of episodes; shorter ones are padded."""
+    length = max(part.actions.shape[1] for part in parts)
+    parts = [_lengthened(part, length) for part in parts]
     fields = [f.name for f in dataclasses.fields(Sequences)]
     return Sequences(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
+
+
+def _lengthened(part: Sequences, length: int) -> Sequences:
+    """Sequences of `length` decisions, padded as `make_sequences` does."""
+    missing = length - part.actions.shape[1]
+    if not missing:
+        return part
+
+    def held(values: Tensor) -> Tensor:
+        last = values[:, -1:].expand(-1, missing, *values.shape[2:])
+        return torch.cat([values, last], dim=1)
+
+    def followed_by_zeros(values: Tensor) -> Tensor:
+        return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)
+
+    return dataclasses.replace(
+        part,
+        **{name: held(getattr(part, name)) for name in ("state", "command", "actions", "success")},
+        **{name: followed_by_zeros(getattr(part, name)) for name in ("code_change", "mask")},
+    )
 
 
 @torch.no_grad()

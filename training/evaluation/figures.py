@@ -21,8 +21,8 @@ FEWEST = 10
 
 def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str, Any]:
     """M2: AUROC, agreement and bias, and M6: AUROC with which wrong outcomes are predicted, by the
-    members' disagreement, and by the margin: how near the episode's score is to the threshold. An
-    AUROC is NaN where fewer than `FEWEST` episodes have the rarer outcome.
+    members' disagreement on them, and by the margin: how near the episode's score is to the
+    threshold. An AUROC is NaN where fewer than `FEWEST` episodes have the rarer outcome.
 
     Args:
         imagined: Episodes of one kind.
@@ -32,7 +32,7 @@ def outcome_figures(imagined: Sequence[Imagined], threshold: float) -> dict[str,
     truth = np.array([one.episode.solved for one in imagined])
     said = score >= threshold
     wrong = said != truth
-    uncertainty = np.array([one.uncertainty[-1] for one in imagined])
+    uncertainty = np.array([one.doubt for one in imagined])
     bias = paired_difference(said, truth)
     return {
         "episodes": len(imagined),

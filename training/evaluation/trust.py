@@ -41,17 +41,21 @@ def verdict(measured: dict[str, Any]) -> str:
 
     Fresh plans decide where there are some: they are what refinement makes of the model. Where they
     have no AUROC, because nearly all of them succeed, or fail, it is that of the policies that it
-    never saw, or else of near-misses.
+    never saw, or else of near-misses. Where nothing has one, what is often wrong is "not" all the
+    same.
     """
     kinds = [o for kind in ("plans", "policies", "near_misses") if (o := measured.get(kind))]
     aurocs = [x for one in kinds if (x := one.get("auroc")) is not None and math.isfinite(x)]
-    if not aurocs:
+    if not kinds:
         return "unknown"
     figures = {
-        "auroc": aurocs[0],
+        "auroc": aurocs[0] if aurocs else math.nan,
         "agreement": kinds[0]["agreement"]["mean"],
         "bias": abs(kinds[0]["imagined_minus_real"]["mean"]),
     }
+    right = figures["agreement"] >= CARE["agreement"] and figures["bias"] <= CARE["bias"]
+    if right and not aurocs:
+        return "unknown"
     for name, bounds in (("believe", BELIEVE), ("care", CARE)):
         if (
             figures["auroc"] >= bounds["auroc"]

@@ -77,10 +77,10 @@ class ChangedReward(VecEnvWrapper):
 class ProgressReward(ChangedReward):
     """Pays for success that the memory's members agree on, and for coming nearer to it.
 
-    What counts is the mean probability less the uncertainty. Added to success is what the best of
-    an episode so far rose by, in log-odds from `LEAST_CHANCE` to one half. Paid for the mean alone,
-    PPO looks for what one member is wrong about; paid for success alone, it finds too little from a
-    weak clone.
+    What counts is the present mean probability less the uncertainty. Added to success is what the
+    best of an episode so far rose by, in log-odds from `LEAST_CHANCE` to one half. Paid for the
+    mean alone, PPO looks for what one member is wrong about; paid for success alone, it finds too
+    little from a weak clone.
     """
 
     def reset(self) -> Any:

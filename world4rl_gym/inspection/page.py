@@ -68,7 +68,7 @@ def inspect(
 def order(imagined: Sequence[Imagined], threshold: float) -> np.ndarray:
     """Indices `(N,)` of the episodes: wrong ones first, each kind by falling uncertainty."""
     wrong = [(one.score >= threshold) != one.episode.solved for one in imagined]
-    doubt = [float(one.uncertainty[-1]) for one in imagined]
+    doubt = [one.doubt for one in imagined]
     return np.lexsort((-np.array(doubt), ~np.array(wrong)))
 
 
@@ -93,7 +93,7 @@ def entry(one: Imagined, threshold: float) -> dict[str, Any]:
         "imagined": bool(said),
         "wrong": bool(said != episode.solved),
         "score": round(one.score, 4),
-        "doubt": round(float(one.uncertainty[-1]), 4),
+        "doubt": round(one.doubt, 4),
         "probability": [round(float(value), 4) for value in one.probability],
         "success": episode.success.tolist(),
         "drawn": episode.is_drawn,
