@@ -26,7 +26,17 @@ def test_every_form_of_figures_becomes_rows(tmp_path: Path) -> None:
     success = {"refined": {"mean": 0.5, "low": 0.1, "high": 0.9}}
     (tmp_path / "b.json").write_text(json.dumps([{**cell, **both}, {**cell, **success}]))
     (tmp_path / "c.json").write_text(json.dumps({"hammer": {"speed": 3}}))
+    report = {
+        "task": "hammer",
+        "policies": {"cloned": {"real_episodes_spent": 5, "real": success["refined"]}},
+    }
+    runs = {"hammer": report, "hammer, known": report}
+    (tmp_path / "d.json").write_text(json.dumps({"improve": runs}))
     rows = list(csv.DictReader(as_csv(measurements(tmp_path)).splitlines()))
+    *rows, plain, named = rows
+    assert (plain["task"], plain["variation"], plain["mean"]) == ("hammer", "", "0.5")
+    assert (named["task"], named["variation"], named["mean"]) == ("hammer", "hammer, known", "0.5")
+    assert plain["real_episodes_spent"] == "5"
     found = [(row["policy"], row["world"], row["mean"], row["steps"]) for row in rows]
     assert found == [
         ("cloned", "real", "0.25", ""),

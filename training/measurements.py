@@ -29,8 +29,8 @@ COLUMNS = (
     *("episodes", "mean", "low", "high", "real_episodes_spent", "steps"),
 )
 """`world` is where the policy acted, "real" or "imagined"; success is a fraction, with its 95 %
-interval; `variation` is of an ablation; `steps` are PPO's, and `real_episodes_spent` are those that
-the policy learned from itself, not its world model."""
+interval; `variation` is of an ablation, or names a run of rounds; `steps` are PPO's, and
+`real_episodes_spent` are those that the policy learned from itself, not its world model."""
 REFINED = ("refined", "real_twin", "zero_reward", "steered", "distilled")
 """Policies that PPO has changed."""
 IMAGINED = {
@@ -86,9 +86,11 @@ def measurements(results: Path) -> list[dict[str, Any]]:
                 own: dict[str, Any] = {"file": path.name, "policy": policy, "world": world}
                 own |= {"steps": steps if policy in REFINED else None}
                 found.append({**common, **own, **dataclasses.asdict(success)})
-        for task, report in file.get("improve", {}).items():  # those of training.improve
+        for name, report in file.get("improve", {}).items():  # those of training.improve
+            task = report.get("task", name)
+            of = {"file": path.name, "task": task, "variation": None if name == task else name}
             for policy, figures in report["policies"].items():
-                own = {"file": path.name, "task": task, "policy": policy, "world": "real"}
+                own = {**of, "policy": policy, "world": "real"}
                 spent = {"real_episodes_spent": figures["real_episodes_spent"]}
                 found.append({**own, **spent, **figures["real"]})
     return found
