@@ -21,6 +21,8 @@ torch.set_num_threads(2)
 
 SIZE, ACTIONS, STATES, COMMANDS, CODES = 16, 3, 3, 2, 6
 TASKS = ("push", "pull")
+NEVER = 0.99999
+"""A success threshold that no frame reaches."""
 
 
 def make_tiny_world_model(

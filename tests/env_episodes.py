@@ -11,8 +11,6 @@ import world4rl_gym
 from world4rl_gym import ImaginedEnv, WorldModel
 
 ID = world4rl_gym.ENV_ID
-NEVER = 0.99999
-"""A threshold that no frame reaches."""
 
 
 def make(world_model: WorldModel, **arguments: Any) -> ImaginedEnv:

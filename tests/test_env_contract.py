@@ -12,7 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from env_episodes import ID, NEVER, make, rollout
+from conftest import NEVER
+from env_episodes import ID, make, rollout
 from fresh_process import run_python
 from gymnasium.error import Error, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence

@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import TASKS
-from env_episodes import ID, NEVER, make, rollout
+from conftest import NEVER, TASKS
+from env_episodes import ID, make, rollout
 from gymnasium.error import Error
 from gymnasium.utils.env_checker import data_equivalence
 

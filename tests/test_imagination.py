@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_tiny_world_model
+from conftest import NEVER, make_tiny_world_model
 from gymnasium.error import ResetNeeded
 
 from world4rl_gym import Imagination, WorldModel
 from world4rl_gym.imagination import ImaginedStep
-
-NEVER = 0.99999
 
 
 def begun(world_model: WorldModel, rows: int, **arguments: object) -> Imagination:

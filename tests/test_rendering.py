@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import NEVER
 from fresh_process import run_python
 from gymnasium.error import DependencyNotInstalled, Error
 
@@ -16,8 +17,6 @@ import world4rl_gym
 from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, WorldModel
 
 ID = world4rl_gym.ENV_ID
-NEVER = 0.99999
-"""A threshold that no frame reaches."""
 
 
 @pytest.mark.parametrize("scale", [1, 4])

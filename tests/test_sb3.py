@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import NEVER
 from gymnasium.error import Error
 
 import world4rl_gym
@@ -22,8 +23,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor
 
 from world4rl_gym import ImaginedVecEnv
-
-NEVER = 0.99999
 
 
 @pytest.mark.parametrize("render_mode", [None, "rgb_array", "human"])

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import NEVER
 from gymnasium.error import Error, ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -20,8 +21,6 @@ from world4rl_gym import ImaginedEnv, ImaginedVectorEnv, WorldModel
 
 ID = world4rl_gym.ENV_ID
 MODES = list(AutoresetMode)
-NEVER = 0.99999
-"""A threshold that no frame reaches."""
 
 
 def actions(count: int, rows: int, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,7 @@ import contextlib
 import copy
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,14 +115,19 @@ class Args(Settings):
             )
 
 
-def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path) -> Policy:
-    """The policy refined in this world model; read from `folder` where it is done."""
+def kept(folder: Path, make: Callable[[], Policy]) -> Policy:
+    """The policy that `make` gives, saved in `folder`; read from there where it is done."""
     if folder.exists():
         return Policy.from_pretrained(folder)
-    name = folder.parent.name
-    refined = refine_imagined(policy, world_model, args.task, args.steps, args.seed, name).policy
-    refined.save_pretrained(folder)
-    return refined
+    policy = make()
+    policy.save_pretrained(folder)
+    return policy
+
+
+def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path) -> Policy:
+    """The policy refined in this world model; read from `folder` where it is done."""
+    options = (args.task, args.steps, args.seed, folder.parent.name)
+    return kept(folder, lambda: refine_imagined(policy, world_model, *options).policy)
 
 
 def real_episodes(
@@ -169,17 +174,6 @@ def predicted(world_model: WorldModel, episodes: Sequence[Episode]) -> dict[str,
     figures = outcome_figures(imagine(world_model, episodes), threshold)
     means = {name: figures[name]["mean"] for name in PREDICTED}
     return {**means, "verdict": verdict({"plans": figures})}
-
-
-def filtered_clone(
-    world_model: WorldModel, shown: Sequence[Episode], args: Args, folder: Path
-) -> Policy:
-    """A clone of demonstrations and of solved real episodes; read from `folder` where it is."""
-    if folder.exists():
-        return Policy.from_pretrained(folder)
-    policy = clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
-    policy.save_pretrained(folder)
-    return policy
 
 
 def rehearsed(
@@ -308,7 +302,11 @@ def run(args: Args) -> dict[str, Any] | None:
     with locked(args.out), contextlib.closing(env) if env else contextlib.nullcontext():
         keep_settings(args, args.out, ("test_episodes",))
         experts = load_episodes(args.demonstrations, "train", [args.task], ["expert"])
-        cloned = clone_episodes(experts, world_model, steps=args.clone_steps, seed=args.seed)
+
+        def clone(shown: Sequence[Episode]) -> Policy:
+            return clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
+
+        cloned = clone(experts)
         policies = {"cloned": (cloned, len(experts))}
         episodes: list[Episode] = []
         rounds: list[dict[str, Any]] = []
@@ -331,7 +329,7 @@ def run(args: Args) -> dict[str, Any] | None:
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
         shown = experts + [episode for episode in episodes if episode.solved]
-        filtered = filtered_clone(world_model, shown, args, args.out / "filtered" / "policy")
+        filtered = kept(args.out / "filtered" / "policy", lambda: clone(shown))
         policies["filtered cloning"] = filtered, spent
         return measured(args, policies, rounds, world_model, env)
 

@@ -90,9 +90,9 @@ def measurements(results: Path) -> list[dict[str, Any]]:
             task = report.get("task", name)
             of = {"file": path.name, "task": task, "variation": None if name == task else name}
             for policy, figures in report["policies"].items():
-                own = {**of, "policy": policy, "world": "real"}
-                spent = {"real_episodes_spent": figures["real_episodes_spent"]}
-                found.append({**own, **spent, **figures["real"]})
+                spent = figures["real_episodes_spent"]
+                own = {"policy": policy, "world": "real", "real_episodes_spent": spent}
+                found.append({**of, **own, **figures["real"]})
     return found
 
 

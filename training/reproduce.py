@@ -32,7 +32,14 @@ from scipy import stats
 
 from training.data.trainable import load_experts
 from training.distil_policy import distil
-from training.envs.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.envs.real_env import (
+    TABLE_OFFSET,
+    TASKS,
+    RealEnv,
+    check_task,
+    require_real_env,
+    split_seeds,
+)
 from training.envs.rollouts import (
     imagined_outcomes,
     make_real_env,
@@ -95,8 +102,6 @@ COLUMNS = {
 GAINS = ("real gain", "worst run", "sign test's p", "share of the real env's gain")
 ROLLOUT_OFFSET = 370_000
 """Of the training starts from which filtered cloning plays."""
-TEST_OFFSET = 300_000
-"""Of the test starts; nothing is chosen on them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +213,7 @@ def measure(args: Args, cell: Cell) -> dict[str, Any]:
     if missing:
         require_real_env()
         env = make_real_env(cell.task)
-        seeds = split_seeds("test", args.episodes, TEST_OFFSET)
+        seeds = split_seeds("test", args.episodes, TABLE_OFFSET)
         for name in missing:
             policy = train(args, cell, name, world_model, env)
             solved = real_outcomes(env, policy, world_model, seeds, f"{cell.name} {name}")

@@ -76,18 +76,22 @@ def _lengthened(part: Sequences, length: int) -> Sequences:
     if not missing:
         return part
 
-    def held(values: Tensor) -> Tensor:
-        last = values[:, -1:].expand(-1, missing, *values.shape[2:])
-        return torch.cat([values, last], dim=1)
-
     def followed_by_zeros(values: Tensor) -> Tensor:
         return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], dim=1)
 
     return dataclasses.replace(
         part,
-        **{name: held(getattr(part, name)) for name in ("state", "command", "actions", "success")},
+        **{
+            name: _held(getattr(part, name), missing)
+            for name in ("state", "command", "actions", "success")
+        },
         **{name: followed_by_zeros(getattr(part, name)) for name in ("code_change", "mask")},
     )
+
+
+def _held(values: Tensor, missing: int) -> Tensor:
+    """`(N, T, ...)` values, the last ones repeated `missing` times."""
+    return torch.cat([values, values[:, -1:].expand(-1, missing, *values.shape[2:])], dim=1)
 
 
 @torch.no_grad()
@@ -141,6 +145,5 @@ def _padded(episodes: Sequence[Episode], name: str, length: int) -> Tensor:
     rows = []
     for value in values:
         tensor = torch.from_numpy(np.asarray(value, np.float32))
-        missing = length - len(tensor)
-        rows.append(torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]))
-    return torch.stack(rows)
+        rows.append(_held(tensor[None], length - len(tensor)))
+    return torch.cat(rows)

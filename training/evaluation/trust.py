@@ -48,21 +48,14 @@ def verdict(measured: dict[str, Any]) -> str:
     aurocs = [x for one in kinds if (x := one.get("auroc")) is not None and math.isfinite(x)]
     if not kinds:
         return "unknown"
-    figures = {
-        "auroc": aurocs[0] if aurocs else math.nan,
-        "agreement": kinds[0]["agreement"]["mean"],
-        "bias": abs(kinds[0]["imagined_minus_real"]["mean"]),
-    }
-    right = figures["agreement"] >= CARE["agreement"] and figures["bias"] <= CARE["bias"]
-    if right and not aurocs:
-        return "unknown"
+    agreement = kinds[0]["agreement"]["mean"]
+    bias = abs(kinds[0]["imagined_minus_real"]["mean"])
     for name, bounds in (("believe", BELIEVE), ("care", CARE)):
-        if (
-            figures["auroc"] >= bounds["auroc"]
-            and figures["agreement"] >= bounds["agreement"]
-            and figures["bias"] <= bounds["bias"]
-        ):
-            return name
+        if agreement >= bounds["agreement"] and bias <= bounds["bias"]:
+            if not aurocs:
+                return "unknown"
+            if aurocs[0] >= bounds["auroc"]:
+                return name
     return "not"
 
 
