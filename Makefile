@@ -11,7 +11,7 @@ demo: setup
 	$(RUN) -m training.demo $(if $(TASK),--task $(TASK))
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: setup
 	$(RUN) -m training.bench
