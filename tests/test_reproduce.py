@@ -10,12 +10,11 @@ import pytest
 from gl import needs_gl
 
 from training import reproduce
-from training.data.trainable import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS, load_demonstrations
 from training.reproduce import (
     Args,
     Cell,
     bootstrap,
-    demonstrations_of,
     measure,
     run,
     share_of_gain,
@@ -100,8 +99,16 @@ def test_steps_in_the_real_env_belong_to_a_cell_that_has_some(tmp_path: Path) ->
 
 def test_too_few_demonstrations_are_named() -> None:
     with pytest.raises(SettingsError, match=r"holds 5 expert episodes of door-lock.* least 50"):
-        demonstrations_of(SMALL, Cell("door-lock", 50, 0, 0))
-    assert len(demonstrations_of(SMALL, Cell("door-lock", 5, 1, 0))) == 5
+        load_demonstrations(SMALL.episodes_folder, "door-lock", 50)
+
+
+def test_a_draw_has_its_own_demonstrations_while_there_are_enough() -> None:
+    def seeds(count: int, draw: int) -> list[int]:
+        shown = load_demonstrations(SMALL.episodes_folder, "door-lock", count, draw)
+        return [episode.seed - 10_000 for episode in shown]
+
+    assert [seeds(2, draw) for draw in range(3)] == [[0, 1], [2, 3], [0, 1]]
+    assert seeds(5, 1) == [0, 1, 2, 3, 4]
 
 
 def test_the_interval_comes_from_runs_and_episodes() -> None:

@@ -27,6 +27,7 @@ from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_table
 from training.runs.settings import PositiveInt, Settings, SettingsError, keep_settings
+from training.runs.threads import one_thread
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.eyes import TaskEyes
@@ -288,7 +289,7 @@ def run(args: Args) -> list[dict[str, Any]]:
         WorldModelError: The world model cannot be loaded.
         SettingsError: The folder holds runs of other settings.
     """
-    torch.set_num_threads(1)
+    one_thread()
     world_model = WorldModel.from_pretrained(args.world_model)
     rows = []
     with locked(args.runs):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 import tyro
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from training.data.trainable import load_experts
+from training.data.trainable import load_demonstrations
 from training.envs.real_env import check_task, require_real_env, split_seeds
 from training.envs.rollouts import (
     Actor,
@@ -47,6 +46,7 @@ from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record, save_table
 from training.runs.settings import PositiveInt, Settings, SettingsError, keep_settings
+from training.runs.threads import one_thread
 from world4rl_gym.features import feature_size
 from world4rl_gym.policy import Policy, make_policy, policy_config
 from world4rl_gym.sb3 import ImaginedVecEnv
@@ -230,10 +230,8 @@ def practice(variation: Variation, world_model: WorldModel, task: str, seed: int
 
 
 def clone(args: Args, task: str, draw: int, world_model: WorldModel, mask: np.ndarray) -> Policy:
-    """Returns a clone that sees masked features; draw N takes the N-th lot of demonstrations."""
-    count = args.demonstrations
-    experts = load_experts(args.episodes_folder, task, count * (draw + 1))
-    shown = experts[count * draw : count * (draw + 1)]
+    """Returns a clone that sees masked features; a draw has its own demonstrations."""
+    shown = load_demonstrations(args.episodes_folder, task, args.demonstrations, draw)
     policy = make_policy(policy_config(world_model, task, "features"), draw)
     seen = features_of(world_model, shown) * torch.from_numpy(mask)
     fit(policy, (None, seen), done_of(shown), args.clone_steps, seed=draw)
@@ -309,8 +307,7 @@ def run(args: Args) -> list[dict[str, Any]]:
         WorldModelError: The world model cannot be loaded.
         RealEnvUnavailableError: Meta-World or GL is missing.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     require_real_env()
     world_model = WorldModel.from_pretrained(args.world_model)
     with locked(args.runs):

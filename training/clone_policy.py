@@ -9,13 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from training.policies.imitation import clone_episodes
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, for_task, keep_settings
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import EpisodeError, load_episodes
 from world4rl_gym.outcomes import check_fits
 from world4rl_gym.world_model import WorldModel
@@ -79,7 +79,7 @@ def run(args: Args) -> Path:
 
 def main() -> None:
     """Runs the command line."""
-    torch.set_num_threads(1)
+    one_thread()
     run(tyro.cli(Args, description=__doc__))
 
 

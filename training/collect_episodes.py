@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
-import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +33,7 @@ from training.runs.settings import (
     Settings,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import Episode
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -109,11 +109,8 @@ def _loaded(policy: str, world_model: str | None) -> tuple[Policy, WorldModel]:
 def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
     """Collects some seeds of one task; returns (task, solved) of each."""
     args, task, seeds = job
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # the workers share the cores, not the rasteriser
+    one_thread()
     warnings.filterwarnings("ignore", message="Constant.*may be too high")
-    import torch
-
-    torch.set_num_threads(1)
     env = make_real_env(task, draw_all=True)
     try:
         done = []

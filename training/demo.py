@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 import tyro
 
-from training.data.trainable import DEMONSTRATIONS
+from training.data.trainable import DEMONSTRATIONS, load_demonstrations
 from training.envs.real_env import (
     RealEnvUnavailableError,
     check_task,
@@ -44,8 +42,8 @@ from training.policies.refinement import STEPS, Point, refine_imagined
 from training.runs import command
 from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
+from training.runs.threads import one_thread
 from world4rl_gym.env import ImaginedEnv
-from world4rl_gym.episodes import load_episodes
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -109,10 +107,8 @@ def run(args: Args) -> dict[str, Any]:
         (args.out / name).unlink(missing_ok=True)
 
     say(1, f"clone {args.demonstrations} demonstrations")
-    episodes = load_episodes(args.episodes_folder, "train", [args.task], ["expert"])
-    cloned = clone_episodes(
-        episodes[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
-    )
+    shown = load_demonstrations(args.episodes_folder, args.task, args.demonstrations)
+    cloned = clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
     cloned.save_pretrained(args.out / "cloned")
 
     say(2, f"refine it in imagination: {args.refine_steps:,} steps of PPO")
@@ -239,8 +235,7 @@ def draw_curve(curve: list[Point], report: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)  # small networks: a second thread costs more than it gives
+    one_thread()
     args = tyro.cli(Args, description=__doc__)
     if args.draws == 1:
         run(args)

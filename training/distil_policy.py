@@ -25,6 +25,7 @@ from training.policies.imitation import Seen, features_of, fit, seen_of
 from training.runs import command
 from training.runs.locks import locked
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, keep_settings
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import Episode, EpisodeError, load_episodes
 from world4rl_gym.faces import observe
 from world4rl_gym.imagination import Imagination
@@ -166,7 +167,7 @@ def run(args: Args) -> None:
         EpisodeError: Recorded episodes are broken or not drawn, or do not fit.
         SettingsError: The folder holds another run.
     """
-    torch.set_num_threads(1)
+    one_thread()
     world_model = WorldModel.from_pretrained(args.world_model)
     teacher = Policy.from_pretrained(args.teacher)
     teacher.check_fits(world_model)

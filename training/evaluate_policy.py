@@ -11,11 +11,9 @@ outcomes the imagined ones stand; a real env of one's own is asked where there i
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 
 from training.envs.real_env import TASKS, split_seeds
@@ -25,6 +23,7 @@ from training.evaluation.metrics import rate
 from training.runs import command
 from training.runs.records import save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import load_episodes, task_folder
 from world4rl_gym.outcomes import contexts_of, imagine
 from world4rl_gym.policy import Policy
@@ -94,8 +93,7 @@ def run(args: Args) -> dict[str, list[bool]]:
         RealEnvUnavailableError: Meta-World or GL is missing.
         OwnEnvError: One's own env cannot be made, or does not fit.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     world_model = WorldModel.from_pretrained(args.world_model)
     kind = SteeredPolicy if (Path(args.policy) / "flow").is_dir() else Policy
     policy = kind.from_pretrained(args.policy)

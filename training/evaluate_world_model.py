@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
 from training.data.sequences import codes_of
@@ -39,6 +37,7 @@ from training.policies.refinement import STEPS, refine_imagined
 from training.runs import command
 from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
 from world4rl_gym.imagination import Imagination
 from world4rl_gym.model_index import CARD_FILE
@@ -341,8 +340,7 @@ def _report(args: Args, tasks: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the command line."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     args = tyro.cli(Args, description=__doc__)
     report = evaluate(args)
     print(world_model_table(report))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +47,7 @@ from training.runs.settings import (
     SettingsError,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from training.world_model.memory import MemoryRun, train_memory
 from world4rl_gym.components import round_weights
 from world4rl_gym.episodes import Episode, load_episodes
@@ -293,8 +293,7 @@ def run(args: Args) -> dict[str, Any] | None:
         RealEnvUnavailableError: Meta-World or GL is missing, and episodes are to be played.
         OwnEnvError: One's own env cannot be made, or does not fit.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     world_model = WorldModel.from_pretrained(args.world_model)
     env = None
     if args.real == "twin" or args.test_episodes:

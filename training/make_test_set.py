@@ -9,11 +9,9 @@ Each plays from test starts, past success; experts that are disturbed all along 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from tqdm import tqdm
 
@@ -24,6 +22,7 @@ from training.policies.imitation import clone_episodes
 from training.policies.refinement import real_env, refine
 from training.runs import command
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings
+from training.runs.threads import one_thread
 from world4rl_gym.episodes import load_episodes
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -108,8 +107,7 @@ def make_task(args: Args, task: str) -> None:
 
 def run(args: Args) -> None:
     """Makes the test set of all tasks."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     require_real_env()
     for task in args.tasks:
         make_task(args, task)

@@ -10,11 +10,9 @@ The real env is the upper bound: the same PPO, the same budget, without a world 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from training.envs.real_env import check_task
@@ -38,6 +36,7 @@ from training.runs.settings import (
     SettingsError,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from world4rl_gym.arguments import composed
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -86,8 +85,7 @@ def run(args: Args) -> None:
             to be believed on it.
         RealEnvUnavailableError: Meta-World or GL is missing.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)  # small networks: a second thread costs more than it gives
+    one_thread()
     world_model = WorldModel.from_pretrained(args.world_model)
     if composed(args.task) not in world_model.config.tasks:
         raise SettingsError(f"task: the world model knows {', '.join(world_model.config.tasks)}")

@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
 from scipy import stats
 
-from training.data.trainable import load_experts
+from training.data.trainable import load_demonstrations
 from training.distil_policy import distil
 from training.envs.real_env import (
     TABLE_OFFSET,
@@ -64,6 +63,8 @@ from training.policies.refinement import (
 from training.runs import command
 from training.runs.records import save_record, save_table
 from training.runs.settings import PositiveInt, Settings, SettingsError, differences
+from training.runs.threads import one_thread
+from world4rl_gym.episodes import Episode
 from world4rl_gym.policy import Policy
 from world4rl_gym.steering import SteeredPolicy
 from world4rl_gym.world_model import WorldModel
@@ -163,17 +164,6 @@ class Cell:
         return f"{self.task}-{self.demonstrations}-{self.draw}-{self.seed}"
 
 
-def demonstrations_of(args: Args, cell: Cell) -> list[Any]:
-    """The cell's demonstrations: another part of all experts a draw, while there are enough.
-
-    Raises:
-        SettingsError: There are too few.
-    """
-    experts = load_experts(args.episodes_folder, cell.task, cell.demonstrations)
-    first = cell.draw * cell.demonstrations % (len(experts) - cell.demonstrations + 1)
-    return experts[first : first + cell.demonstrations]
-
-
 @functools.cache
 def _world_model(source: str | None) -> WorldModel:
     """Loaded once a process, not once a cell."""
@@ -188,7 +178,7 @@ def training_settings(args: Args) -> dict[str, int]:
 
 def measure(args: Args, cell: Cell) -> dict[str, Any]:
     """Clones, refines and evaluates what the cell still lacks; returns its row."""
-    torch.set_num_threads(1)
+    one_thread()
     out = args.cells / cell.name
     world_model = _world_model(args.world_model)
     asked = {
@@ -252,14 +242,15 @@ def _trained(
     """Trains one of the cell's policies, and first those that it begins with."""
     task, seed, title = cell.task, cell.seed, f"{cell.name} {name}"
 
+    def shown() -> list[Episode]:
+        return load_demonstrations(args.episodes_folder, task, cell.demonstrations, cell.draw)
+
     def known(other: str) -> Any:
         return train(args, cell, other, world_model, env)
 
     def cloned(*more: Any, **options: Any) -> Policy:
-        shown = [*demonstrations_of(args, cell), *more]
-        return clone_episodes(
-            shown, world_model, **{"steps": args.clone_steps, "seed": cell.draw, **options}
-        )
+        own = {"steps": args.clone_steps, "seed": cell.draw, **options}
+        return clone_episodes([*shown(), *more], world_model, **own)
 
     refused = is_refused(world_model, task)  # then `training.refine_policy` refuses, too
     match name:
@@ -274,8 +265,7 @@ def _trained(
             played = real_episodes(env, known("cloned"), world_model, seeds, title)
             return cloned(*(e for e in played if e.solved))
         case "flow":
-            shown = demonstrations_of(args, cell)
-            return SteeredPolicy(clone_flow(shown, world_model, args.clone_steps, cell.draw))
+            return SteeredPolicy(clone_flow(shown(), world_model, args.clone_steps, cell.draw))
         case "steered":
             flow = known("flow")
             return flow if refused else steer(flow.flow, world_model, task, args.steps, seed)[0]
@@ -394,7 +384,7 @@ def run(args: Args) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Runs the command line."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
+    one_thread()
     run(tyro.cli(Args, description=__doc__))
 
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import torch
 import tyro
 
-from training.data.trainable import load_experts
+from training.data.trainable import load_demonstrations
 from training.evaluation.trust import require_believable, verdict_sentence
 from training.policies.flow import clone_flow, steer
 from training.policies.refinement import STEPS
@@ -22,6 +21,7 @@ from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, for_task, keep_settings
+from training.runs.threads import one_thread
 from world4rl_gym.outcomes import check_fits
 from world4rl_gym.world_model import WorldModel
 
@@ -62,12 +62,12 @@ def run(args: Args) -> None:
         SettingsError: There are too few demonstrations, the folder holds another run, or the world
             model is not to be believed on the task.
     """
-    torch.set_num_threads(1)
+    one_thread()
     out = for_task(args.out, args.task)
     world_model = WorldModel.from_pretrained(args.world_model)
     if not args.anyway:
         require_believable(world_model, args.task)
-    shown = load_experts(args.episodes, args.task, args.demonstrations)[: args.demonstrations]
+    shown = load_demonstrations(args.episodes, args.task, args.demonstrations)
     check_fits(world_model, shown)
     with locked(out):
         keep_settings(args, out, ("episodes", "anyway"))

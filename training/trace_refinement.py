@@ -12,16 +12,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
-from training.data.trainable import load_experts
+from training.data.trainable import load_demonstrations
 from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, real_outcomes
 from training.evaluation.metrics import rate
@@ -32,6 +30,7 @@ from training.runs import command
 from training.runs.locks import locked
 from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, keep_settings
+from training.runs.threads import one_thread
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
 
@@ -79,10 +78,8 @@ def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:
     path = args.runs / f"{task}.json"
     if path.exists():
         return dict(json.loads(path.read_bytes()))
-    experts = load_experts(args.episodes_folder, task, args.demonstrations)
-    cloned = clone_episodes(
-        experts[: args.demonstrations], world_model, steps=args.clone_steps, seed=args.seed
-    )
+    shown = load_demonstrations(args.episodes_folder, task, args.demonstrations)
+    cloned = clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
     judge = make_judge(world_model, task)
     policies: list[Policy] = []
 
@@ -153,8 +150,7 @@ def run(args: Args) -> list[dict[str, Any]]:
         WorldModelError: The world model cannot be loaded.
         RealEnvUnavailableError: Meta-World or GL is missing.
     """
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     require_real_env()
     world_model = WorldModel.from_pretrained(args.world_model)
     with locked(args.runs):

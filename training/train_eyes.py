@@ -34,6 +34,7 @@ from training.runs.settings import (
     for_task,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from world4rl_gym.components import round_weights, save_component
 from world4rl_gym.episodes import BEHAVIOURS
 from world4rl_gym.eyes import Eyes, TaskEyes
@@ -260,7 +261,7 @@ def whitening(difference: Tensor) -> Tensor:
 
 def main() -> None:
     """Runs the command line."""
-    torch.set_num_threads(1)  # one process a task
+    one_thread()
     train(tyro.cli(Args, description=__doc__))
 
 

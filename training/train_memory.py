@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import torch
 import tyro
 
 from training.data.sequences import make_sequences
@@ -28,6 +27,7 @@ from training.runs.settings import (
     for_task,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from training.world_model.assembly import load_task_eyes, save_task_memory
 from training.world_model.memory import MemoryRun, make_memory, train_memory
 
@@ -94,7 +94,7 @@ def run(args: Args) -> Path:
 
 def main() -> None:
     """Runs the command line."""
-    torch.set_num_threads(1)  # one process a task
+    one_thread()
     run(tyro.cli(Args, description=__doc__))
 
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from tqdm import tqdm
 
@@ -48,6 +46,7 @@ from training.runs.settings import (
     for_task,
     keep_settings,
 )
+from training.runs.threads import one_thread
 from training.world_model.assembly import (
     assemble,
     load_task_eyes,
@@ -404,8 +403,7 @@ def success_of(episodes: Sequence[Episode], behaviour: str) -> float | None:
 
 def run(args: Args) -> None:
     """Builds one task's memory."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+    one_thread()
     require_real_env()
     builder = Builder(args)
     with locked(builder.out):

@@ -104,20 +104,21 @@ def read_outcomes(folder: Path, task: str, split: str) -> list[np.ndarray]:
     return outcomes
 
 
-def load_experts(folder: Path, task: str, least: int) -> list[Episode]:
-    """Loads the expert training episodes of a task, at least so many.
+def load_demonstrations(folder: Path, task: str, count: int, draw: int = 0) -> list[Episode]:
+    """Loads `count` expert training episodes of a task: others a draw, while there are enough.
 
     Raises:
         EpisodeError: There are none, or one is broken.
         SettingsError: There are too few.
     """
     experts = load_episodes(folder, "train", [task], ["expert"])
-    if len(experts) < least:
+    if len(experts) < count:
         raise SettingsError(
             f"demonstrations: {folder} holds {len(experts)} expert episodes of {task}, expected "
-            f"at least {least}"
+            f"at least {count}"
         )
-    return experts
+    first = draw * count % (len(experts) - count + 1)
+    return experts[first : first + count]
 
 
 def require_disjoint(splits: Mapping[str, Sequence[Episode]]) -> None:
