@@ -414,7 +414,6 @@ def write_label_page(args: Args, path: Path) -> dict[str, Any]:
     todo = Import(args)
     recordings = todo.read().recordings
     text = labelling_page(args.source, recordings, lambda f: squared(f, LABEL_SIZE, args.fit))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
     for what, names in todo.dropped.items():
         print(f"left out {len(names)}: {what}: {', '.join(names)}")

@@ -95,7 +95,6 @@ def run(args: Args) -> None:
         text = page(report, [read_policy(p) for p in args.policies], made_of)
     except (OSError, KeyError, TypeError, json.JSONDecodeError, jinja2.UndefinedError) as error:
         raise SettingsError(f"{args.report}: report: lacks what the page shows ({error})") from None
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, text.encode())
     print(args.out)
 

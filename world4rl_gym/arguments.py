@@ -96,11 +96,6 @@ def composed(name: str) -> str:
 
 def check_name(field: str, value: object) -> str:
     """Returns a task's name as `composed` writes it, or raises ValueError naming the field."""
-    if not is_name(value):
+    if not (isinstance(value, str) and value.isprintable() and 1 <= len(value) <= 100):
         raise ValueError(f"{field}: expected a name of 1 to 100 characters, got {value!r:.100}")
-    return composed(str(value))
-
-
-def is_name(value: object) -> bool:
-    """Whether a value may be a task's name: 1 to 100 printable characters."""
-    return isinstance(value, str) and value.isprintable() and 1 <= len(value) <= 100
+    return composed(value)

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,10 +176,11 @@ def play(args: argparse.Namespace) -> None:
     own = policy.task if policy is not None else None
     task = args.task or (own if own in tasks else tasks[0])
     if args.video is None:
-        from world4rl_gym.play.server import serve
+        from world4rl_gym.play.server import Player, serve
 
         name = args.model or "the embedded world model"
-        serve(model, policy, name=name, task=task, host=args.host, port=args.port)
+        player = Player(model, policy, name=name, task=task)
+        asyncio.run(serve(player, args.host, args.port))
         return
     from world4rl_gym.play.session import Session
 
@@ -211,7 +213,6 @@ def write_video(session: Session, task: str, path: Path, seed: int | None) -> No
             action = rng.uniform(-1, 1, session.world_model.action_size)
             moment = session.step(action, "random")
     assert session.recording is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, session.recording.video(path.suffix[1:]))
     outcome = "solved in imagination" if moment.solved else "not solved"
     print(

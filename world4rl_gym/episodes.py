@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ BEHAVIOURS = ("expert", "noisy-expert", "policy", "plan", "replay", "random")
 PROBES = ("zero", "open-gripper", "reversed", "shuffled")
 """Behaviours that nothing learns from; they only probe a world model for optimism."""
 SPLITS = ("train", "validation", "test")
-OPTIONAL = {"state", "command", "policy", "action_low", "action_high", "imagined"}
-"""Fields that an episode's file may lack."""
 
 
 class EpisodeError(ValueError):
@@ -151,9 +149,7 @@ class Episode:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the episode; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, self.to_bytes())
+        write_whole(Path(path), self.to_bytes())
 
 
 def load_episode(path: str | os.PathLike[str]) -> Episode:
@@ -162,28 +158,17 @@ def load_episode(path: str | os.PathLike[str]) -> Episode:
     Raises:
         EpisodeError: The file is missing, unreadable or breaks the contract of `Episode`.
     """
-    fields = {field.name for field in dataclasses.fields(Episode)}
+    scalars: dict[str, Callable[[np.ndarray], Any]] = {"str": str, "int": int, "bool": bool}
+    values = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = fields - OPTIONAL - set(arrays.files)
-            if missing:
-                raise EpisodeError(f"field {sorted(missing)[0]!r} is missing")
-            values = {name: arrays[name] for name in fields & set(arrays.files)}
-        return Episode(
-            frames=values["frames"],
-            actions=values["actions"],
-            success=values["success"],
-            task=str(values["task"]),
-            behaviour=str(values["behaviour"]),
-            seed=int(values["seed"]),
-            action_repeat=int(values["action_repeat"]),
-            state=values.get("state"),
-            command=values.get("command"),
-            policy=str(values.get("policy", "")),
-            action_low=values.get("action_low"),
-            action_high=values.get("action_high"),
-            imagined=bool(values.get("imagined", False)),
-        )
+            for field in sorted(dataclasses.fields(Episode), key=lambda field: field.name):
+                if field.name in arrays.files:
+                    read = scalars.get(str(field.type), np.asarray)
+                    values[field.name] = read(arrays[field.name])
+                elif field.default is dataclasses.MISSING:
+                    raise EpisodeError(f"field {field.name!r} is missing")
+        return Episode(**values)
     except FileNotFoundError:
         raise EpisodeError(f"{path}: no such episode file") from None
     except EpisodeError as error:

@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import queue
 import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from world4rl_gym.components import load_component, save_component
 from world4rl_gym.model_index import INDEX_FILE
 from world4rl_gym.pretrained import PretrainedModel, find_named, list_pretrained
 from world4rl_gym.reading import LARGEST_JSON, StrictFolder, WorldModelError, reason_of, shown
-
-__all__ = [
-    "WorldModelError",
-    "download",
-    "find_folder",
-    "load_component",
-    "save_component",
-    "upload",
-]
 
 EMBEDDED = Path(__file__).parent / "assets" / "world_model"
 
@@ -244,22 +234,16 @@ def _ask(repo_id: str, revision: str | None, names: Sequence[str]) -> _Answer:
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """What a call returns or raises; TimeoutError after so long, whatever the call waits for."""
-    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+    future: Future[Any] = Future()
 
     def work() -> None:
         try:
-            results.put((call(), None))
+            future.set_result(call())
         except Exception as error:
-            results.put((None, error))
+            future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        value, error = results.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return value
+    threading.Thread(target=work, daemon=True).start()  # an executor would wait for it at exit
+    return future.result(timeout=seconds)
 
 
 def _login(error: BaseException | None) -> str:

@@ -33,7 +33,7 @@ from world4rl_gym.noise import row_noise
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.starts import Starts
 from world4rl_gym.tensors import plain_tensors
-from world4rl_gym.world_model import WorldModel
+from world4rl_gym.world_model import WorldModel, by_task
 
 RewardFunction = Callable[[np.ndarray, list[str]], tuple[np.ndarray, np.ndarray]]
 """Frames `(B, H, W, 3)` uint8 and the rows' tasks -> rewards `(B,)`, success `(B,)` bool."""
@@ -93,7 +93,7 @@ class ImaginedEpisodes:
     uncertainty: Tensor
     state: Tensor
     code: Tensor
-    frames: Tensor | None
+    frames: Tensor | None = None
 
 
 class Imagination:
@@ -384,23 +384,12 @@ class Imagination:
         """
         self.reset(initial_frame=initial_frame)
         actions = torch.as_tensor(actions)
-        kept: dict[str, list[Tensor]] = {f.name: [] for f in dataclasses.fields(ImaginedEpisodes)}
+        steps = []
         for t in range(actions.shape[1]):
             result = self.step(actions[:, t])
-            kept["success_probability"].append(result.success_probability)
-            kept["uncertainty"].append(result.uncertainty)
-            kept["state"].append(self.state)
-            kept["code"].append(self._memory.code)
-            if draw:
-                kept["frames"].append(self.frames)
-        stacked = {name: torch.stack(values, 1) for name, values in kept.items() if values}
-        return ImaginedEpisodes(
-            stacked["success_probability"],
-            stacked["uncertainty"],
-            stacked["state"],
-            stacked["code"],
-            stacked.get("frames"),
-        )
+            known = result.success_probability, result.uncertainty, self.state, self._memory.code
+            steps.append((*known, self.frames) if draw else known)
+        return ImaginedEpisodes(*(torch.stack(values, 1) for values in zip(*steps, strict=True)))
 
     def checked_actions(self, actions: Tensor | np.ndarray) -> Tensor:
         """Returns `(B, A)` float32 actions, clipped, on the core's device, or raises ValueError."""
@@ -455,20 +444,15 @@ class Imagination:
     ) -> MemoryState:
         """Calls `function(task_ids, *tensors)`; in padded batches of one task where rows must not
         depend on how many there are."""
-        if self.micro_batch_size is None:
+        size = self.micro_batch_size
+        if size is None:
             return function(task_ids, *tensors)
-        whole: list[Tensor] = []
-        for task_id in np.unique(task_ids):
-            rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(self.device)
-            ids = np.full(self.micro_batch_size, task_id)
-            parts = self._in_micro_batches(
-                lambda *part, ids=ids: function(ids, *part), *(tensor[rows] for tensor in tensors)
-            )
-            if not whole:
-                whole = [part.new_empty((len(task_ids), *part.shape[1:])) for part in parts]
-            for all_rows, part in zip(whole, parts, strict=True):
-                all_rows[rows] = part
-        return MemoryState(*whole)
+
+        def padded(task: int, *rows: Tensor) -> MemoryState:
+            ids = np.full(size, task)
+            return MemoryState(*self._in_micro_batches(lambda *part: function(ids, *part), *rows))
+
+        return by_task(padded, task_ids, *tensors)
 
     def _in_micro_batches(
         self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from world4rl_gym.arguments import composed
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.reading import StrictFolder, WorldModelError, reason_of
 from world4rl_gym.writing import write_tensors
+
+if TYPE_CHECKING:
+    from world4rl_gym.model_index import ModelIndex
 
 INITIAL_FRAMES_FILES = [
     "initial_frames/index.safetensors",
@@ -171,30 +175,14 @@ class InitialFrames:
         _write_sheet(folder / INITIAL_FRAMES_FILES[2], frames[starts:], _COLUMNS)
 
     @classmethod
-    def load(
-        cls,
-        files: StrictFolder,
-        tasks: tuple[str, ...],
-        counts: tuple[int, int],
-        frame_size: int,
-        state_size: int,
-        command_size: int,
-    ) -> InitialFrames:
-        """Reads what `save` wrote.
-
-        Args:
-            files: The world model's folder.
-            tasks: Its tasks, every one of which must have a start.
-            counts: Number of starts and of later contexts, as its index says.
-            frame_size: Its frames' height and width.
-            state_size: Its numbers of robot state.
-            command_size: Its numbers of command.
+    def load(cls, files: StrictFolder, index: ModelIndex) -> InitialFrames:
+        """Reads what `save` wrote, of a world model's folder with this index.
 
         Raises:
-            WorldModelError: A file is missing, or contradicts the world model.
+            WorldModelError: A file is missing, or contradicts the index; a task has no start.
         """
-        starts, later = counts
-        most = most_contexts(frame_size)
+        starts, later = index.initial_frames
+        most = most_contexts(index.frame_size)
         if starts < 1 or later < 0 or starts + later > most:
             raise WorldModelError(
                 f"{files.folder}: initial_frames: expected at least 1 start and at most {most} "
@@ -204,33 +192,33 @@ class InitialFrames:
         path = files.folder / INITIAL_FRAMES_FILES[0]
         shapes = {
             "task_ids": (count,),
-            "state": (count, state_size),
-            "command": (count, command_size),
+            "state": (count, index.state_size),
+            "command": (count, index.command_size),
         }
-        index = files.read_tensors(INITIAL_FRAMES_FILES[0], shapes, ("I64", "F32"))
+        columns = files.read_tensors(INITIAL_FRAMES_FILES[0], shapes, ("I64", "F32"))
         for name, dtype in (
             ("task_ids", torch.int64),
             ("state", torch.float32),
             ("command", torch.float32),
         ):
-            if index[name].dtype != dtype:
+            if columns[name].dtype != dtype:
                 raise WorldModelError(
-                    f"{path}: tensor {name!r}: dtype: expected {dtype}, got {index[name].dtype}"
+                    f"{path}: tensor {name!r}: dtype: expected {dtype}, got {columns[name].dtype}"
                 )
         sheets = [
-            _read_sheet(files, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, frame_size),
-            _read_sheet(files, INITIAL_FRAMES_FILES[2], later, _COLUMNS, frame_size),
+            _read_sheet(files, INITIAL_FRAMES_FILES[1], starts, _COLUMNS, index.frame_size),
+            _read_sheet(files, INITIAL_FRAMES_FILES[2], later, _COLUMNS, index.frame_size),
         ]
         try:
             loaded = cls(
                 torch.cat(sheets),
-                index["state"],
-                index["command"],
-                index["task_ids"],
+                columns["state"],
+                columns["command"],
+                columns["task_ids"],
                 torch.arange(count) < starts,
-                tasks,
+                index.tasks,
             )
-            loaded.select("start", tasks)
+            loaded.select("start", index.tasks)
         except ValueError as error:
             raise WorldModelError(f"{path}: {error}") from None
         return loaded

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from world4rl_gym import __version__
-from world4rl_gym.arguments import composed, is_name
+from world4rl_gym.arguments import check_name, require_integers
 from world4rl_gym.components import CONFIG_FILE, WEIGHTS_FILE
 from world4rl_gym.initial_frames import INITIAL_FRAMES_FILES
 from world4rl_gym.reading import StrictFolder, WorldModelError, make_config, shown
@@ -60,20 +60,12 @@ class WorldModelConfig:
         names = self.tasks
         if not isinstance(names, (tuple, list)) or not 1 <= len(names) <= 256:
             raise ValueError(f"tasks: expected 1 to 256 names, got {shown(names)}")
-        if not all(is_name(name) for name in names):
-            raise ValueError(f"tasks: expected names of 1 to 100 characters, got {shown(names)}")
-        names = tuple(composed(name) for name in names)
+        names = tuple(check_name("tasks", name) for name in names)
         if len(set(names)) != len(names):
             raise ValueError(f"tasks: expected different names, got {shown(names)}")
         object.__setattr__(self, "tasks", names)
-        for name, most in (
-            ("action_repeat", 1000),
-            ("max_episode_steps", 100_000),
-            ("num_inference_steps", 100),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(f"{name}: expected an integer in [1, {most}], got {shown(value)}")
+        require_integers(self, action_repeat=(1, 1000), max_episode_steps=(1, 100_000))
+        require_integers(self, num_inference_steps=(1, 100))
         threshold = self.success_threshold
         if type(threshold) not in (int, float) or not 0 < threshold < 1:
             raise ValueError(f"success_threshold: expected in (0, 1), got {shown(threshold)}")

@@ -178,8 +178,8 @@ class WorldModel(nn.Module):
             state: `(B, S)`, the robot's states.
             command: `(B, C)`, its commands.
         """
-        return _task_by_task(
-            task_ids, lambda task, rows: task.begin(code[rows], state[rows], command[rows]), self
+        return by_task(
+            lambda task, *rows: self.memory.task(task).begin(*rows), task_ids, code, state, command
         )
 
     @torch.no_grad()
@@ -191,12 +191,11 @@ class WorldModel(nn.Module):
             memory: Of B rows.
             actions: `(B, A)` float32 in [-1, 1].
         """
-        return _task_by_task(
+        return by_task(
+            lambda task, action, *rows: self.memory.task(task).step(MemoryState(*rows), action),
             task_ids,
-            lambda task, rows: task.step(
-                MemoryState(*(part[rows] for part in memory)), actions[rows]
-            ),
-            self,
+            actions,
+            *memory,
         )
 
     @torch.no_grad()
@@ -323,14 +322,7 @@ class WorldModel(nn.Module):
                     f"{folder / INDEX_FILE}: {name}: the networks have {found[name]}, the index "
                     f"{getattr(index, name)}"
                 )
-        initial_frames = InitialFrames.load(
-            files,
-            index.tasks,
-            (index.initial_frames[0], index.initial_frames[1]),
-            index.frame_size,
-            index.state_size,
-            index.command_size,
-        )
+        initial_frames = InitialFrames.load(files, index)
         files.check_digests(index.files, PART_FILES, INDEX_FILE)
         try:
             return cls(eyes, memory, denoiser, scheduler, initial_frames, index.config)
@@ -369,20 +361,17 @@ class WorldModel(nn.Module):
 _SIZES = ("frame_size", "code_size", "action_size", "state_size", "command_size")
 
 
-def _task_by_task(
-    task_ids: np.ndarray,
-    function: Callable[[TaskMemory, Tensor | slice], MemoryState],
-    world_model: WorldModel,
+def by_task(
+    function: Callable[..., MemoryState], task_ids: np.ndarray, *tensors: Tensor
 ) -> MemoryState:
-    """What `function(memory, rows)` gives for the rows of each task, put together."""
+    """What `function(task_id, *rows)` gives for the tensors' rows of each task, put together."""
     present = np.unique(task_ids)
-    memory = world_model.memory
     if len(present) == 1:
-        return function(memory.task(int(present[0])), slice(None))
+        return function(int(present[0]), *tensors)
     whole: list[Tensor] = []
     for task_id in present:
-        rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(world_model.device)
-        parts = function(memory.task(int(task_id)), rows)
+        rows = torch.from_numpy(np.flatnonzero(task_ids == task_id)).to(tensors[0].device)
+        parts = function(int(task_id), *(tensor[rows] for tensor in tensors))
         if not whole:
             whole = [part.new_empty((len(task_ids), *part.shape[1:])) for part in parts]
         for all_rows, part in zip(whole, parts, strict=True):

@@ -74,11 +74,12 @@ def replaced_folder(folder: Path, allowed: Collection[str]) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes one file so that it appears whole or not at all.
+    """Writes one file so that it appears whole or not at all, and its folder where it is missing.
 
     Raises:
         OSError: It cannot be written; what was there before is untouched.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         partial.write_bytes(data)

@@ -24,7 +24,6 @@ def save_record(path: Path, record: Any) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(record), indent=2, allow_nan=False)
     write_whole(path, (text + "\n").encode())
 

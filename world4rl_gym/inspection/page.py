@@ -57,7 +57,6 @@ def inspect(
     chosen = order(imagine(world_model, episodes), threshold)[:most]
     drawn = imagine(world_model, [episodes[i] for i in chosen], draw=True)
     entries = [entry(one, threshold) for one in drawn]
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page(entries, len(episodes), threshold).encode())
     if rerun is not None:
         record(drawn, threshold, rerun)

@@ -70,8 +70,7 @@ class Player:
         policy: Drives where the viewer does not; None leaves all to the viewer.
         name: What the page calls the world model.
         task: The task that a page begins with.
-        token: What every address must hold.
-        loopback: Whether only names of this machine may be used to reach it.
+        token: What every address must hold; None draws one.
     """
 
     def __init__(
@@ -81,15 +80,14 @@ class Player:
         *,
         name: str,
         task: str,
-        token: str,
-        loopback: bool = True,
+        token: str | None = None,
     ) -> None:
         self.world_model = world_model
         self.policy = policy
         self.name = name
         self.task = task
-        self.token = token
-        self.loopback = loopback
+        self.token = token or secrets.token_urlsafe(24)
+        self.loopback = True  # only names of this machine may be used to reach it
         self._sockets: set[web.WebSocketResponse] = set()
         self._silent: set[asyncio.BaseProtocol | None] = set()  # connections that asked nothing yet
         self._worker = ThreadPoolExecutor(1, "imagination")  # tabs take turns, step by step
@@ -284,40 +282,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def serve(
-    world_model: WorldModel,
-    policy: Policy | None,
-    *,
-    name: str,
-    task: str,
-    host: str,
-    port: int,
-) -> None:
-    """Serves the page, printing its address, until it is interrupted.
-
-    Args:
-        world_model: The world model.
-        policy: Drives where the viewer does not.
-        name: What the page calls the world model.
-        task: The task that a page begins with.
-        host: Address to listen at.
-        port: 0 takes a free one.
+async def serve(player: Player, host: str, port: int) -> None:
+    """Serves the page at a port (0 takes a free one), printing its address, until it is cancelled.
 
     Raises:
         ServerError: It cannot listen there.
     """
-    player = Player(
-        world_model,
-        policy,
-        name=name,
-        task=task,
-        token=secrets.token_urlsafe(24),
-        loopback=_is_loopback(host),
-    )
-    asyncio.run(_serve(player, host, port))
-
-
-async def _serve(player: Player, host: str, port: int) -> None:
     async with listening(player, host, port) as address:
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"Open http://{shown}:{address[1]}/{player.token}/ (Ctrl+C ends)", flush=True)
@@ -333,6 +303,7 @@ async def listening(player: Player, host: str, port: int) -> AsyncIterator[tuple
     Raises:
         ServerError: It cannot listen there.
     """
+    player.loopback = _is_loopback(host)
     runner = web.AppRunner(
         player.make_app(), access_log=None, shutdown_timeout=2, keepalive_timeout=PATIENCE
     )
