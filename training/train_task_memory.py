@@ -25,7 +25,6 @@ from training.envs.rollouts import (
     Actor,
     Disturbed,
     make_real_env,
-    outcomes,
     perturbed,
     plan,
     play,
@@ -253,7 +252,9 @@ class Builder:
             plans = self.plans_of_round(number, memory)
             fresh = make_sequences(plans, self.eyes)
             self.note(
-                round=number, fresh_plans=judged(memory, fresh), real=float(outcomes(plans).mean())
+                round=number,
+                fresh_plans=judged(memory, fresh),
+                real=float(np.mean([plan.solved for plan in plans])),
             )
             run = MemoryRun(steps=args.round_steps, learning_rate=1e-3, seed=args.seed + 1 + number)
             groups = self.groups(base, number + 1)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from scipy.signal import lfilter
 from tqdm import tqdm
 
 from training.envs.own_env import AnyEnv, make_own_env
@@ -143,14 +144,8 @@ def play(env: AnyEnv, seed: int, name: str, actor: Actor, world_model: WorldMode
     drawn = env.drawn
     seen = observed(env, actor.obs_type, world_model)
     try:
-        return _recorded(
-            env,
-            seen,
-            seed,
-            lambda observation, _: actor.act(_batch(observation))[0],
-            env.max_episode_steps,
-            "policy",
-            name,
+        return record(
+            env, seed, "policy", lambda now, _: actor.act(_batch(now))[0], policy=name, seen=seen
         )
     finally:
         env.drawn = drawn
@@ -179,83 +174,27 @@ def record(
     env: AnyEnv,
     seed: int,
     behaviour: str,
-    act: Callable[[int], np.ndarray],
+    act: Callable[[Any, int], np.ndarray],
     decisions: int | None = None,
     policy: str = "",
+    seen: gym.Env[Any, Any] | None = None,
 ) -> Episode:
     """One episode of what `act` does at each decision, past success.
 
     Args:
-        env: The real env.
+        env: The real env, whose frames, states and commands are kept.
         seed: Of its start.
         behaviour: What the record calls it.
-        act: Decision -> action `(A,)` in [-1, 1].
+        act: Observation and number of the decision -> action `(A,)` in [-1, 1].
         decisions: How many; None is the env's horizon.
         policy: Name of the policy, if any.
+        seen: The same env with the observations that `act` takes; None is `env`.
     """
-    count = env.max_episode_steps if decisions is None else decisions
-    return _recorded(env, env, seed, lambda _, decision: act(decision), count, behaviour, policy)
-
-
-def replay(
-    env: AnyEnv, seed: int, behaviour: str, actions: np.ndarray, policy: str = ""
-) -> Episode:
-    """One episode of given actions `(T, A)`, whatever happens."""
-    return record(env, seed, behaviour, lambda t: actions[t], len(actions), policy)
-
-
-def perturbed(actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Recorded actions `(T, A)` with a gain, a bias and noise that persists, clipped."""
-    deviation, persistence = rng.choice(DEVIATIONS), rng.choice(PERSISTENCES)
-    size = actions.shape[1]
-    bias = rng.normal(0, rng.choice(BIASES), size)
-    gain = rng.uniform(*GAIN)
-    noise = np.zeros(size)
-    rows = []
-    for action in actions:
-        fresh = rng.standard_normal(size) * deviation
-        noise = persistence * noise + np.sqrt(1 - persistence**2) * fresh
-        rows.append(np.clip(action * gain + bias + noise, -1, 1))
-    return np.stack(rows).astype(np.float32)
-
-
-def real_starts(env: AnyEnv, seeds: Sequence[int]) -> InitialFrames:
-    """The first frames, states and commands of real start configurations."""
-    frames, states, commands = [], [], []
-    for seed in seeds:
-        env.reset(seed=seed)
-        frames.append(env.render())
-        states.append(env.state)
-        commands.append(env.command)
-    return InitialFrames.from_starts(
-        np.stack(frames), env.task, np.stack(states), np.stack(commands)
-    )
-
-
-def _recorded(
-    env: AnyEnv,
-    seen: gym.Env[Any, Any],
-    seed: int,
-    act: Callable[[Any, int], np.ndarray],
-    decisions: int,
-    behaviour: str,
-    policy: str,
-) -> Episode:
-    """One episode of `act`, observation and decision -> action, past success.
-
-    Args:
-        env: The real env, whose frames, states and commands are kept.
-        seen: The same, with the observations that `act` takes.
-        seed: Of its start.
-        act: Who acts.
-        decisions: How many.
-        behaviour: What the record calls it.
-        policy: Name of the policy, if any.
-    """
+    seen = env if seen is None else seen
     observation, _ = seen.reset(seed=seed)
     frames, states, commands = [env.render()], [env.state], [env.command]
     actions, success = [], []
-    for decision in range(decisions):
+    for decision in range(env.max_episode_steps if decisions is None else decisions):
         action = act(observation, decision)
         observation, _, _, _, info = seen.step(action)
         actions.append(np.asarray(action, np.float32))
@@ -276,6 +215,36 @@ def _recorded(
         state if state.shape[1] else None,
         command if command.shape[1] else None,
         policy,
+    )
+
+
+def replay(
+    env: AnyEnv, seed: int, behaviour: str, actions: np.ndarray, policy: str = ""
+) -> Episode:
+    """One episode of given actions `(T, A)`, whatever happens."""
+    return record(env, seed, behaviour, lambda _, t: actions[t], len(actions), policy)
+
+
+def perturbed(actions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Recorded actions `(T, A)` with a gain, a bias and noise that persists, clipped."""
+    deviation, persistence = rng.choice(DEVIATIONS), rng.choice(PERSISTENCES)
+    bias = rng.normal(0, rng.choice(BIASES), actions.shape[1])
+    gain = rng.uniform(*GAIN)
+    fresh = rng.standard_normal(actions.shape) * deviation
+    noise = lfilter([np.sqrt(1 - persistence**2)], [1, -persistence], fresh, axis=0)
+    return np.clip(actions * gain + bias + noise, -1, 1).astype(np.float32)
+
+
+def real_starts(env: AnyEnv, seeds: Sequence[int]) -> InitialFrames:
+    """The first frames, states and commands of real start configurations."""
+    frames, states, commands = [], [], []
+    for seed in seeds:
+        env.reset(seed=seed)
+        frames.append(env.render())
+        states.append(env.state)
+        commands.append(env.command)
+    return InitialFrames.from_starts(
+        np.stack(frames), env.task, np.stack(states), np.stack(commands)
     )
 
 
@@ -307,8 +276,3 @@ def imagined_outcomes(actor: Actor, world_model: WorldModel, starts: InitialFram
     """Whether a policy succeeds from each of these starts in imagination, `(N,)` bool."""
     imagination = Imagination(len(starts), world_model, initial_frames=starts)
     return plan(imagination, actor, np.arange(len(starts)))[1]
-
-
-def outcomes(episodes: Sequence[Episode]) -> np.ndarray:
-    """Whether each episode solved its task, `(N,)` bool."""
-    return np.array([episode.solved for episode in episodes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,8 +19,8 @@ gripper, and the expert's actions of the same start, backwards or in any order."
 
 def scripted(
     behaviour: Behaviour, env: RealEnv, seed: int, noise: float = 0.5, hold: int = 1
-) -> Callable[[int], np.ndarray]:
-    """Returns who acts in one episode of `env`: decision -> action `(4,)` float32 in [-1, 1].
+) -> Callable[[Any, int], np.ndarray]:
+    """Returns who acts in one episode of `env`, as `record` takes it: `(4,)` float32 in [-1, 1].
 
     Args:
         behaviour: Who.
@@ -39,18 +39,18 @@ def scripted(
         return held
 
     if behaviour == "random":
-        return lambda t: draw(t, lambda: rng.uniform(-1, 1, 4))
+        return lambda _, t: draw(t, lambda: rng.uniform(-1, 1, 4))
     if behaviour == "noisy-expert":
         scale = rng.uniform(0, 2 * noise)  # some episodes nearly clean, some badly off
-        return lambda t: np.clip(
+        return lambda _, t: np.clip(
             env.expert_action() + draw(t, lambda: rng.normal(0, scale, 4)), -1, 1
         ).astype(np.float32)
     if behaviour == "zero":
-        return lambda t: np.zeros(4, np.float32)
+        return lambda _, t: np.zeros(4, np.float32)
     if behaviour == "open-gripper":
-        return lambda t: np.append(env.expert_action()[:3], np.float32(-1))
+        return lambda _, t: np.append(env.expert_action()[:3], np.float32(-1))
     if behaviour in ("reversed", "shuffled"):
-        plan = record(env, seed, "expert", lambda t: env.expert_action()).actions
+        plan = record(env, seed, "expert", lambda _, t: env.expert_action()).actions
         plan = plan[::-1] if behaviour == "reversed" else rng.permutation(plan)
-        return lambda t: plan[t]
-    return lambda t: env.expert_action()
+        return lambda _, t: plan[t]
+    return lambda _, t: env.expert_action()

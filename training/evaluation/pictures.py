@@ -14,26 +14,19 @@ import numpy as np
 STRIP_FRAMES = (0, 1, 5, 10, 15, 20, 30, 40, 50)
 
 
-def comparison_strip(
-    real: np.ndarray, imagined: np.ndarray, at: Sequence[int] = STRIP_FRAMES, scale: int = 2
-) -> np.ndarray:
-    """Two rows of chosen frames, real above imagined.
+def comparison_strip(real: np.ndarray, imagined: np.ndarray) -> np.ndarray:
+    """Two rows of the frames `STRIP_FRAMES` that there are, real above imagined, enlarged twice.
 
     Args:
         real: `(T + 1, H, W, 3)` uint8.
         imagined: The same shape, from the same first frame and actions.
-        at: Indices of the frames shown; those beyond the end are left out.
-        scale: Integer enlargement.
 
     Returns:
-        `(2 H scale, columns W scale, 3)` uint8.
+        `(4 H, 2 columns W, 3)` uint8.
     """
-    columns = [
-        np.concatenate([real[i], imagined[i]], axis=0)
-        for i in at
-        if i < min(len(real), len(imagined))
-    ]
-    return enlarge(np.concatenate(columns, axis=1), scale)
+    shown = [t for t in STRIP_FRAMES if t < min(len(real), len(imagined))]
+    rows = [np.concatenate(frames[shown], axis=1) for frames in (real, imagined)]
+    return enlarge(np.concatenate(rows), 2)
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
@@ -47,12 +40,12 @@ def save_image(path: Path, image: np.ndarray) -> None:
     iio.imwrite(path, image)
 
 
-def save_video(path: Path, real: np.ndarray, imagined: np.ndarray, scale: int = 2) -> None:
+def save_video(path: Path, real: np.ndarray, imagined: np.ndarray) -> None:
     """Writes an MP4: real above imagined, 10 frames a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     length = min(len(real), len(imagined))
     gap = np.full((length, 2, real.shape[2], 3), 255, np.uint8)
-    video = enlarge(np.concatenate([real[:length], gap, imagined[:length]], axis=1), scale)
+    video = enlarge(np.concatenate([real[:length], gap, imagined[:length]], axis=1), 2)
     iio.imwrite(path, video, fps=10, codec="libx264", macro_block_size=1)
 
 

@@ -30,24 +30,18 @@ def features_of(world_model: WorldModel, episodes: Sequence[Episode]) -> Tensor:
     task = episodes[0].task
     memory = world_model.task_memory(task)
     sequences = make_sequences(episodes, world_model.task_eyes(task))
-    seen = []
-    last = sequences.state[:, 0]
-    for t in range(sequences.actions.shape[1]):
-        state = sequences.state[:, t]
-        time = torch.full((len(state),), t / world_model.config.max_episode_steps)
-        seen.append(
-            features(
-                memory.state_origin,
-                memory.state_step,
-                sequences.first_code,
-                state,
-                state - last,
-                sequences.command[:, t],
-                time,
-            )
-        )
-        last = state
-    return torch.stack(seen, dim=1)[sequences.mask.bool()]
+    inside = sequences.mask.bool()
+    rows, decisions = inside.nonzero().T
+    state = sequences.state
+    return features(
+        memory.state_origin,
+        memory.state_step,
+        sequences.first_code[rows],
+        state[:, :-1][inside],
+        state.diff(dim=1, prepend=state[:, :1])[:, :-1][inside],
+        sequences.command[:, :-1][inside],
+        decisions / world_model.config.max_episode_steps,
+    )
 
 
 def seen_of(world_model: WorldModel, episodes: Sequence[Episode], obs_type: str) -> Seen:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import os
-import pickle
+import io
 import re
 import signal
 import zipfile
@@ -13,22 +11,8 @@ from typing import Any
 
 import torch
 
-MOST_BAD_STEPS = 5
-"""Steps in a row whose loss is not finite before a run ends."""
-
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    NotImplementedError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-"""What torch raises for a damaged file, depending on where the damage is."""
+from training.runs.settings import differences
+from world4rl_gym.writing import write_whole
 
 
 class RunError(RuntimeError):
@@ -60,15 +44,9 @@ class Checkpoints:
             print(f"warning: weights are not finite at step {step}; no checkpoint of them is kept")
             return
         path = self.folder / f"checkpoint-{step:08d}.pt"
-        partial = path.with_suffix(".partial")
-        try:
-            with open(partial, "wb") as file:
-                torch.save({"step": step, "fingerprint": self.fingerprint, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        data = io.BytesIO()
+        torch.save({"step": step, "fingerprint": self.fingerprint, **state}, data)
+        write_whole(path, data.getvalue())
         for old in self._paths()[2:]:
             old.unlink()
 
@@ -86,16 +64,11 @@ class Checkpoints:
             try:
                 state = _read(path)
                 kept = state["fingerprint"]
-            except UNREADABLE:
+            except Exception:  # torch raises whatever the damage leads it to
                 print(f"warning: {path} is damaged; trying the checkpoint before it")
                 continue
-            differences = [
-                f"{key}: {kept.get(key)!r} there, {self.fingerprint.get(key)!r} now"
-                for key in sorted(set(kept) | set(self.fingerprint))
-                if kept.get(key) != self.fingerprint.get(key)
-            ]
-            if differences:
-                raise RunError(f"{path}: made by another run ({'; '.join(differences)})")
+            if differing := differences(kept, self.fingerprint):
+                raise RunError(f"{path}: made by another run ({differing})")
             return state
         if paths:
             raise RunError(
@@ -125,36 +98,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise zipfile.BadZipFile(f"{path}: {damaged}: wrong checksum")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-class LossGuard:
-    """Tells which steps count: one whose loss is not finite is skipped, several end the run.
-
-    Attributes:
-        bad: Steps in a row, up to now, whose loss was not finite.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.bad = 0
-
-    def accepts(self, step: int, loss: float) -> bool:
-        """Whether the loss of `step` is finite.
-
-        Raises:
-            RunError: It was not, several steps in a row.
-        """
-        if math.isfinite(loss):
-            self.bad = 0
-            return True
-        self.bad += 1
-        print(f"step {step}: the loss is {loss}; the step is skipped")
-        if self.bad == MOST_BAD_STEPS:
-            raise RunError(
-                f"the loss was not finite {self.bad} steps in a row, the last at step {step} "
-                f"(seed {self.seed}); nothing of it was saved"
-            )
-        return False
 
 
 class StopRequest:

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,6 @@ except ImportError:
 
 class InUseError(RuntimeError):
     """Another process has the folder; nothing is changed."""
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a folder's files while they are read, added to and written again.
-
-    Another process that holds them is waited for, so that neither loses what the other added.
-
-    Args:
-        folder: The folder; made where it is missing.
-    """
-    with _opened(folder) as handle:
-        _lock(handle, wait=True)
-        yield
 
 
 @contextlib.contextmanager
@@ -61,27 +46,15 @@ def locked(folder: Path, several: bool = False) -> Iterator[None]:
         return
     with _opened(folder) as handle:
         try:
-            _lock(handle, wait=False)
-        except BlockingIOError:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError):
             raise InUseError(f"{folder}: another process is training into this folder") from None
         if several:
             processes.wait()
         yield
-
-
-def _lock(handle: int, wait: bool) -> None:
-    """Locks an open file or folder, or raises BlockingIOError."""
-    if fcntl is not None:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return
-    while True:
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            return
-        except PermissionError as error:
-            if not wait:
-                raise BlockingIOError(error.errno, error.strerror) from None
-            time.sleep(0.1)
 
 
 @contextlib.contextmanager

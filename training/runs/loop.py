@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import csv
 import math
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -21,7 +20,11 @@ from tqdm import tqdm
 
 from training.runs import processes
 from training.runs.averaging import update_ema
-from training.runs.checkpoints import Checkpoints, LossGuard, RunError, StopRequest
+from training.runs.checkpoints import Checkpoints, RunError, StopRequest
+from world4rl_gym.writing import write_whole
+
+MOST_BAD_STEPS = 5
+"""Steps in a row whose loss is not finite before a run ends."""
 
 Draw = Callable[[torch.Generator], Any]
 """(generator) -> the data of one step."""
@@ -102,7 +105,7 @@ def fit(
         print(f"resuming at step {step} of {steps}")
     first = processes.is_first()
     log = _Log(out / "losses.csv", step) if first else None
-    guard = LossGuard(seed)
+    bad = 0  # steps in a row, up to now, whose loss was not finite
     bar = tqdm(
         total=steps, initial=step, unit="step", desc=name, mininterval=2.0, disable=not first
     )
@@ -124,10 +127,19 @@ def fit(
             processes.average_gradients(model)
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             number = processes.mean(float(value.detach())) if bool(norm.isfinite()) else math.nan
-            if guard.accepts(step, number):
+            if math.isfinite(number):
+                bad = 0
                 optimizer.step()
                 if average is not None:
                     update_ema(average, model, ema or 0.0, step)
+            else:
+                bad += 1
+                print(f"step {step}: the loss is {number}; the step is skipped")
+                if bad == MOST_BAD_STEPS:
+                    raise RunError(
+                        f"the loss was not finite {bad} steps in a row, the last at step {step} "
+                        f"(seed {seed}); nothing of it was saved"
+                    )
             step += 1
             stopped = processes.total(stop.signal or 0)
             if log is not None:
@@ -136,7 +148,7 @@ def fit(
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{number:.4f}")
             due = step % checkpoint_every == 0 or step == steps or stopped
-            if due and first and not guard.bad:
+            if due and first and not bad:
                 checkpoints.save(
                     step,
                     {
@@ -145,7 +157,7 @@ def fit(
                         **({} if average is None else {"ema": average.state_dict()}),
                     },
                 )
-            if stopped and not guard.bad:
+            if stopped and not bad:
                 print(f"stopped at step {step}; the same command goes on from there")
                 processes.wait()  # the checkpoint is written
                 raise SystemExit(128 + (stop.signal or signal.SIGTERM))
@@ -162,9 +174,7 @@ class _Log:
 
     def __init__(self, path: Path, step: int) -> None:
         kept = path.read_text().splitlines()[1 : step + 1] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        partial.write_text("\n".join(["step,loss", *kept]) + "\n")
-        os.replace(partial, path)
+        write_whole(path, ("\n".join(["step,loss", *kept]) + "\n").encode())
         self._file = open(path, "a", newline="")  # noqa: SIM115 - lives as long as the run
         self._csv = csv.writer(self._file)
 

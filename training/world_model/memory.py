@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +80,8 @@ def command_rule(sequences: Sequences) -> dict[str, Tensor]:
     before, after = sequences.command[:, :-1][inside], sequences.command[:, 1:][inside]
     actions = sequences.actions[inside]
     size = before.shape[1]
-    rule = {
-        name: torch.zeros(size)
-        for name in ("command_keep", "command_gain", "command_offset", "command_low")
-    }
-    rule["command_high"] = torch.zeros(size)
+    names = ("keep", "gain", "offset", "low", "high")
+    rule = {f"command_{name}": torch.zeros(size) for name in names}
     for j in range(size):
         low, high = float(after[:, j].min()), float(after[:, j].max())
         edge = 1e-4 * (high - low)
@@ -144,9 +140,8 @@ def judged(memory: TaskMemory, sequences: Sequences) -> dict[str, float]:
     score = best.amax(dim=1).numpy()
     truth = sequences.outcome.numpy()
     said = score >= 0.5
-    both = truth.any() and not truth.all()
     return {
-        "auroc": round(float(auroc(score, truth)), 4) if both else float("nan"),
+        "auroc": round(float(auroc(score, truth)), 4),
         "agreement": round(float((said == truth).mean()), 4),
         "imagined": round(float(said.mean()), 4),
         "real": round(float(truth.mean()), 4),
@@ -160,13 +155,8 @@ def memory_loss(memory: TaskMemory, batch: Sequences, length: int, run: MemoryRu
     success = batch.success[:, :length, None].expand_as(predicted.logit)
     weight = mask[:, :, None]
     total = mask.sum() * memory.config.members
-    loss = (
-        2
-        * (
-            weight * F.binary_cross_entropy_with_logits(predicted.logit, success, reduction="none")
-        ).sum()
-        / total
-    )
+    wrong = F.binary_cross_entropy_with_logits(predicted.logit, success, weight, reduction="sum")
+    loss = 2 * wrong / total
     if memory.config.state_size:
         truth = batch.state[:, 1 : length + 1, None].expand_as(predicted.state)
         wrong = F.smooth_l1_loss(
@@ -211,11 +201,7 @@ def train_memory(
         # Every other step sees the first half alone: twice as fast, and it is where things part.
         return memory_loss(model, batch, horizon if step % 2 else (horizon + 1) // 2, run)
 
-    fingerprint: dict[str, Any] = {
-        "data": [(group.fingerprint(), share) for group, share in groups],
-        **dataclasses.asdict(run),
-    }
-    fingerprint["data"] = [list(pair) for pair in fingerprint["data"]]
+    data = [[group.fingerprint(), share] for group, share in groups]
     trained = fit(
         memory,
         draw,
@@ -223,7 +209,7 @@ def train_memory(
         out,
         steps=run.steps,
         peak_learning_rate=run.learning_rate,
-        fingerprint=fingerprint,
+        fingerprint={"data": data, **dataclasses.asdict(run)},
         seed=run.seed,
         name=name,
     )

@@ -5,21 +5,12 @@ Knows arrays; knows nothing of formats and files.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from training.data.importers.recording import Recording
-
-
-def thinned(
-    values: np.ndarray, kept: np.ndarray, gather: Callable[[np.ndarray], Any]
-) -> np.ndarray:
-    """What `gather` makes of the rows between each two of the kept frames, stacked."""
-    return np.stack([gather(values[a:b]) for a, b in itertools.pairwise(kept)])
 
 
 def kept_frames(count: int, every: int) -> np.ndarray:
@@ -41,14 +32,14 @@ def thin(recording: Recording, every: int, summed: Sequence[int]) -> dict[str, n
         `success`, whether the task stood solved at any frame of a decision; `state`, `command`.
     """
     kept = kept_frames(recording.count, every)
-    actions = thinned(recording.actions, kept, lambda rows: rows[-1])
+    actions = recording.actions[kept[1:] - 1]
     for j in summed:
-        actions[:, j] = thinned(recording.actions[:, j], kept, np.sum)
+        actions[:, j] = np.add.reduceat(recording.actions[:, j], kept[:-1])
     assert recording.success is not None
     return {
         "kept": kept,
         "actions": actions,
-        "success": thinned(recording.success, kept, np.any),
+        "success": np.logical_or.reduceat(recording.success, kept[:-1]),
         "state": None if recording.state is None else recording.state[kept],
         "command": None if recording.command is None else recording.command[kept],
     }
@@ -62,25 +53,14 @@ def squared(frame: np.ndarray, size: int, fit: str) -> np.ndarray:
         size: Side of the result in pixels.
         fit: "pad" (black borders), "crop" (the middle) or "resize" (squeezed).
     """
-    height, width = frame.shape[:2]
-    if (height, width) == (size, size):
-        return frame
-    image = Image.fromarray(frame)
-    if fit == "crop":
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    within = (size, size)
+    image, way = Image.fromarray(frame), Image.Resampling.BILINEAR  # averages when smaller
     if fit == "pad":
-        scale = size / max(height, width)
-        within = (max(1, round(width * scale)), max(1, round(height * scale)))
-    drawn = np.asarray(image.resize(within, Image.Resampling.BILINEAR))  # averages when smaller
-    if drawn.shape[:2] == (size, size):
-        return drawn
-    square = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - drawn.shape[0]) // 2, (size - drawn.shape[1]) // 2
-    square[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
-    return square
+        return np.asarray(ImageOps.pad(image, (size, size), way))
+    if fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((size, size), way))
 
 
 def split_of(solved: Sequence[bool], validation: float, test: float, seed: int) -> list[str]:
