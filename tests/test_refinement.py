@@ -243,7 +243,7 @@ def test_a_plan_is_what_the_policy_does(world_model: WorldModel) -> None:
     imagination = Imagination(3, world_model, task="push")
     policy = make_policy(policy_config(world_model, "push"))
     starts = imagination.starts.candidates[:3]
-    actions, imagined = plan(imagination, policy, starts)
+    actions, imagined = plan(policy, world_model, world_model.initial_frames.rows(starts))
     predicted = Imagination(3, world_model, task="push").rollout(actions, starts)
     best = predicted.success_probability.amax(dim=1).numpy()
     assert np.array_equal(imagined, best >= imagination.success_threshold)
@@ -308,7 +308,6 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
         "--clone-steps=50",
         "--round-clones=2",
         "--plans=6",
-        "--plan-replays=2",
         "--validation-plans=2",
         "--steps=4",
         "--round-steps=3",
@@ -327,7 +326,7 @@ def test_the_recipe_of_a_task_runs_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "door-lock"
     assert (out / "memory" / "config.json").exists()
     assert len(list((place / "train").glob("plan-*.npz"))) == 6
-    assert len(list((place / "train").glob("replay-*.npz"))) == 3 + 2
+    assert len(list((place / "train").glob("replay-*.npz"))) == 3
     assert len(list((place / "validation").glob("plan-*.npz"))) == 2 * (2 + 2 * 2)
     log = json.loads((out / "log.json").read_text())
     assert any("after_training" in entry for entry in log["entries"])

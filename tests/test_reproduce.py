@@ -17,7 +17,6 @@ from training.reproduce import (
     bootstrap,
     measure,
     run,
-    share_of_gain,
     summarise,
 )
 from training.runs.settings import SettingsError
@@ -97,6 +96,13 @@ def test_steps_in_the_real_env_belong_to_a_cell_that_has_some(tmp_path: Path) ->
         measure(dataclasses.replace(args, real_steps=128), CELL)
 
 
+@pytest.mark.parametrize("field", ["tasks", "policies"])
+def test_what_is_none_of_the_choices_is_named(field: str) -> None:
+    known = "coffee-pull, soccer" if field == "tasks" else "cloned, refined"
+    with pytest.raises(SettingsError, match=rf"{field}: expected one of {known}.*got 'fly'"):
+        Args(**{field: ("fly",)})
+
+
 def test_too_few_demonstrations_are_named() -> None:
     with pytest.raises(SettingsError, match=r"holds 5 expert episodes of door-lock.* least 50"):
         load_demonstrations(SMALL.episodes_folder, "door-lock", 50)
@@ -122,9 +128,9 @@ def test_the_interval_comes_from_runs_and_episodes() -> None:
 
 def test_the_share_of_the_real_gain_is_of_the_same_episodes() -> None:
     real = np.tile([0.0, 1.0], (6, 50))
-    same = share_of_gain(real, real)
+    same = bootstrap(real, real)
     assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
-    half = share_of_gain(real / 2, real)
+    half = bootstrap(real / 2, real)
     assert (half.mean, half.low, half.high) == (0.5, 0.5, 0.5)
 
 

@@ -21,7 +21,7 @@ import tyro
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from training.data.trainable import load_demonstrations
-from training.envs.real_env import check_task, require_real_env, split_seeds
+from training.envs.real_env import Task, require_real_env, split_seeds
 from training.envs.rollouts import (
     Actor,
     imagined_outcomes,
@@ -32,13 +32,12 @@ from training.envs.rollouts import (
 from training.evaluation.formatting import format_points, markdown_table
 from training.evaluation.metrics import packed, paired_difference, unpacked
 from training.policies.imitation import done_of, features_of, fit
-from training.policies.ppo import UnitActions
 from training.policies.refinement import (
-    IMAGINED_ROWS,
     STEPS,
     ChangedReward,
     ProgressReward,
     RandomisedFeatures,
+    imagined_env,
     make_judge,
     refine,
 )
@@ -49,7 +48,6 @@ from training.runs.settings import PositiveInt, Settings, SettingsError, keep_se
 from training.runs.threads import one_thread
 from world4rl_gym.features import feature_size
 from world4rl_gym.policy import Policy, make_policy, policy_config
-from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
 
 BRANCH = 15
@@ -114,7 +112,7 @@ class Args(Settings):
         out: The table, as JSON; beside it as Markdown.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     variations: tuple[str, ...] = tuple(VARIATIONS)
     draws: PositiveInt = 2
     demonstrations: PositiveInt = 5
@@ -128,8 +126,6 @@ class Args(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for task in self.tasks:
-            check_task(task)
         for name in self.variations:
             if name not in VARIATIONS:
                 known = ", ".join(VARIATIONS)
@@ -208,16 +204,10 @@ def mask_of(variation: Variation, world_model: WorldModel) -> np.ndarray:
 
 def practice(variation: Variation, world_model: WorldModel, task: str, seed: int) -> VecEnv:
     """The rows in which a variation's PPO acts."""
-    rows = ImaginedVecEnv(
-        IMAGINED_ROWS,
-        world_model=world_model,
-        task=task,
-        obs_type="features",
-        initial_frames="anywhere" if variation.branches else "start",
-        max_episode_steps=BRANCH if variation.branches else None,
-    )
-    rows.seed(seed)
-    env: VecEnv = UnitActions(rows, world_model)
+    options: dict[str, Any] = {}
+    if variation.branches:
+        options = {"initial_frames": "anywhere", "max_episode_steps": BRANCH}
+    env = imagined_env(world_model, task, seed, **options)
     if variation.reward == "progress":
         env = ProgressReward(env)
     elif variation.reward == "probability":

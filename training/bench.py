@@ -31,7 +31,7 @@ from training.evaluation.formatting import markdown_table
 from training.policies.ppo import make_ppo
 from training.policies.refinement import imagined_env
 from training.runs import command
-from training.runs.records import save_result
+from training.runs.records import save_table
 from training.runs.settings import (
     NonNegativeInt,
     PositiveFloat,
@@ -266,10 +266,7 @@ def main() -> None:
     """Runs the command line."""
     args = tyro.cli(Args, description=__doc__)
     report = measure(args)
-    table = format_table(report)
-    save_result(args.out / "bench.json", report)
-    (args.out / "bench.md").write_text(table + "\n", "utf-8")
-    print(table)
+    save_table(args.out / "bench.json", report, format_table(report))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from training.data.start_frames import start_frames_path
-from training.envs.real_env import TASKS, RealEnv, check_task, require_real_env, split_seeds
+from training.envs.real_env import TASKS, RealEnv, Task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, play, record
 from training.envs.scripted import Behaviour, scripted
 from training.runs import command
@@ -60,8 +60,8 @@ class Args(Settings):
         out: Folder of episodes.
     """
 
-    behaviour: Behaviour | Literal["policy", "start"] = "expert"
-    tasks: tuple[str, ...] = TASKS
+    behaviour: Literal[Behaviour, "policy", "start"] = "expert"
+    tasks: tuple[Task, ...] = TASKS
     episodes: PositiveInt = 50
     split: Literal["train", "validation", "test"] = "train"
     seed_offset: NonNegativeInt = 0
@@ -74,8 +74,6 @@ class Args(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for task in self.tasks:
-            check_task(task)
         if (self.behaviour == "policy") != (self.policy is not None):
             raise ValueError("policy: give a folder with --behaviour policy, and only then")
 
@@ -106,7 +104,7 @@ def _loaded(policy: str, world_model: str | None) -> tuple[Policy, WorldModel]:
     return Policy.from_pretrained(policy), WorldModel.from_pretrained(world_model)
 
 
-def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
+def _collect_chunk(job: tuple[Args, Task, list[int]]) -> list[tuple[Task, bool]]:
     """Collects some seeds of one task; returns (task, solved) of each."""
     args, task, seeds = job
     one_thread()
@@ -123,7 +121,7 @@ def _collect_chunk(job: tuple[Args, str, list[int]]) -> list[tuple[str, bool]]:
         env.close()
 
 
-def _collect_starts(job: tuple[Args, str]) -> str:
+def _collect_starts(job: tuple[Args, Task]) -> Task:
     args, task = job
     env = RealEnv(task)
     try:
@@ -170,7 +168,7 @@ def collect(args: Args) -> None:
             todo = [seed for seed in seeds if not episode_path(args, task, seed).exists()]
             missing += len(todo)
             chunks += [(args, task, todo[i : i + 5]) for i in range(0, len(todo), 5)]
-        solved: dict[str, list[bool]] = {task: [] for task in args.tasks}
+        solved: dict[Task, list[bool]] = {task: [] for task in args.tasks}
         with tqdm(total=missing, unit="episode", desc=f"{args.behaviour} {args.split}") as bar:
             for results in pool.imap_unordered(_collect_chunk, chunks):
                 bar.update(len(results))

@@ -22,7 +22,7 @@ import tyro
 from training.data.trainable import DEMONSTRATIONS, load_demonstrations
 from training.envs.real_env import (
     RealEnvUnavailableError,
-    check_task,
+    Task,
     require_real_env,
     split_seeds,
 )
@@ -66,7 +66,7 @@ class Args(Settings):
             `out/draws.json` has the results of all.
     """
 
-    task: str = "lever-pull"
+    task: Task = "lever-pull"
     out: Path = Path("runs/demo")
     episodes: PositiveInt = 100
     demonstrations: PositiveInt = 5
@@ -76,10 +76,6 @@ class Args(Settings):
     refine_steps: PositiveInt = STEPS // 2
     seed: NonNegativeInt = 0
     draws: PositiveInt = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_task(self.task)
 
 
 def run(args: Args) -> dict[str, Any]:

@@ -10,7 +10,7 @@ there are some.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,56 +66,32 @@ class Args(Settings):
     seed: NonNegativeInt = 0
 
 
-class Lessons:
-    """What was seen, and what the teacher would have done there.
+def imagined(
+    teacher: Policy,
+    student: Policy | None,
+    world_model: WorldModel,
+    obs_type: str,
+    episodes: int,
+    seed: int,
+) -> Iterator[tuple[Seen, Tensor]]:
+    """What is seen in imagined episodes, decision by decision, and what the teacher would do.
 
-    Args:
-        teacher: On features.
+    The student, where there is one, acts in half of them.
     """
-
-    def __init__(self, teacher: Policy) -> None:
-        self.teacher = teacher
-        self._seen: list[Seen] = []
-        self._done: list[Tensor] = []
-
-    def add_real(self, world_model: WorldModel, episodes: Sequence[Episode], obs_type: str) -> None:
-        """Recorded episodes, every frame of which was drawn."""
-        self._seen.append(seen_of(world_model, episodes, obs_type))
-        advice = self.teacher.act(features_of(world_model, episodes).numpy())
-        self._done.append(torch.from_numpy(advice))
-
-    def add_imagined(
-        self,
-        world_model: WorldModel,
-        student: Policy | None,
-        obs_type: str,
-        episodes: int,
-        seed: int,
-    ) -> None:
-        """Imagined episodes; the student, where there is one, acts in half of them."""
-        teacher = self.teacher
-        imagination = Imagination(episodes, world_model, task=teacher.task)
-        rng = np.random.default_rng(seed)
-        imagination.rngs = list(rng.spawn(episodes))
-        imagination.reset()
-        noise = PersistentNoise(NOISE, seed)
-        students = np.arange(episodes) < (episodes // 2 if student is not None else 0)
-        for _ in tqdm(range(imagination.max_episode_steps), desc="imagined", mininterval=1):
-            observation = observe(imagination, obs_type)
-            advice = teacher.act(observe(imagination, "features"))
-            self._seen.append(tensors_of(observation, obs_type))
-            self._done.append(torch.from_numpy(advice))
-            chosen = advice
-            if student is not None:
-                chosen = np.where(students[:, None], student.act(observation), advice)
-            imagination.step(noise.added_to(chosen))
-
-    def all(self) -> tuple[Seen, Tensor]:
-        """Everything so far."""
-        frames = [frames for frames, _ in self._seen if frames is not None]
-        vectors = [vectors for _, vectors in self._seen if vectors is not None]
-        seen = torch.cat(frames), torch.cat(vectors) if vectors else None
-        return seen, torch.cat(self._done)
+    imagination = Imagination(episodes, world_model, task=teacher.task)
+    rng = np.random.default_rng(seed)
+    imagination.rngs = list(rng.spawn(episodes))
+    imagination.reset()
+    noise = PersistentNoise(NOISE, seed)
+    students = np.arange(episodes) < (episodes // 2 if student is not None else 0)
+    for _ in tqdm(range(imagination.max_episode_steps), desc="imagined", mininterval=1):
+        observation = observe(imagination, obs_type)
+        advice = teacher.act(observe(imagination, "features"))
+        yield tensors_of(observation, obs_type), torch.from_numpy(advice)
+        chosen = advice
+        if student is not None:
+            chosen = np.where(students[:, None], student.act(observation), advice)
+        imagination.step(noise.added_to(chosen))
 
 
 def distil(
@@ -140,17 +116,21 @@ def distil(
         real: Recorded episodes to look at too.
         seed: Of everything.
     """
-    lessons = Lessons(teacher)
+    lessons: list[tuple[Seen, Tensor]] = []
     if real:
-        lessons.add_real(world_model, real, obs_type)
+        advice = teacher.act(features_of(world_model, real).numpy())
+        lessons.append((seen_of(world_model, real, obs_type), torch.from_numpy(advice)))
     config = policy_config(world_model, teacher.task, obs_type)
     student: Policy | None = None
     for number in range(rounds):
-        lessons.add_imagined(world_model, student, obs_type, episodes, seed + number)
+        lessons += imagined(teacher, student, world_model, obs_type, episodes, seed + number)
+        frames = torch.cat([seen[0] for seen, _ in lessons if seen[0] is not None])
+        vectors = [seen[1] for seen, _ in lessons if seen[1] is not None]
         student = make_policy(config, seed)
         fit(
             student,
-            *lessons.all(),
+            (frames, torch.cat(vectors) if vectors else None),
+            torch.cat([advice for _, advice in lessons]),
             steps if number == rounds - 1 else max(1, steps // 3),
             batch_size=64,
             seed=seed + number,

@@ -25,7 +25,14 @@ from training.data.start_frames import load_start_frames
 from training.data.trainable import require_disjoint
 from training.envs.own_env import AnyEnv
 from training.envs.real_env import TASKS, RealEnv, require_real_env, split_seeds, to_pixels
-from training.envs.rollouts import find_env, plan, real_starts, record, replay
+from training.envs.rollouts import (
+    find_env,
+    imagined_outcomes,
+    plan,
+    real_starts,
+    record,
+    replay,
+)
 from training.envs.scripted import scripted
 from training.evaluation.figures import contact_psnr, frame_figures, outcome_figures
 from training.evaluation.formatting import inspect_command, number, world_model_table
@@ -39,7 +46,6 @@ from training.runs.records import save_record, save_result
 from training.runs.settings import NonNegativeInt, PositiveInt, Settings, SettingsError
 from training.runs.threads import one_thread
 from world4rl_gym.episodes import Episode, EpisodeError, episode_files, load_episodes, task_folder
-from world4rl_gym.imagination import Imagination
 from world4rl_gym.model_index import CARD_FILE
 from world4rl_gym.outcomes import Imagined, check_fits, contexts_of, imagine
 from world4rl_gym.policy import Policy
@@ -123,8 +129,7 @@ def fresh_plans(
         )
         seeds = split_seeds(args.split, share, 30_000 + 1000 * index)
         starts = real_starts(env, seeds)
-        imagination = Imagination(share, world_model, initial_frames=starts)
-        actions, imagined = plan(imagination, refined.policy, np.arange(share))
+        actions, imagined = plan(refined.policy, world_model, starts)
         name = f"refined-{folder.name}"
         done = [
             replay(env, seed, "plan", own_actions, name)
@@ -148,8 +153,7 @@ def closed_loop(
         if not played:
             continue
         starts = contexts_of(played, world_model.config.tasks)
-        imagination = Imagination(len(played), world_model, initial_frames=starts)
-        _, imagined = plan(imagination, Policy.from_pretrained(folder), np.arange(len(played)))
+        imagined = imagined_outcomes(Policy.from_pretrained(folder), world_model, starts)
         summaries.append(
             {
                 "task": task,
@@ -172,9 +176,8 @@ def optimism(args: Args, world_model: WorldModel, task: str, env: RealEnv) -> di
         measured = outcome_figures(
             imagine(world_model, episodes), world_model.config.success_threshold
         )
-        figures[behaviour] = {k: measured[k] for k in ("episodes", "real", "imagined")} | {
-            "imagined_minus_real": measured["imagined_minus_real"]
-        }
+        kept = ("episodes", "real", "imagined", "imagined_minus_real")
+        figures[behaviour] = {name: measured[name] for name in kept}
     return figures
 
 

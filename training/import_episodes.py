@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,8 +185,8 @@ class Import:
 
     def __init__(self, args: Args) -> None:
         self.args = args
-        self.dropped: dict[str, list[str]] = {}
-        self.changed: dict[str, list[str]] = {}
+        self.dropped: defaultdict[str, list[str]] = defaultdict(list)
+        self.changed: defaultdict[str, list[str]] = defaultdict(list)
         self.counts: dict[str, dict[str, int]] = {}
 
     def read(self) -> Source:
@@ -207,7 +208,7 @@ class Import:
             ]
         )
         for reason in source.bad:
-            self.note(self.dropped, "not readable", reason)
+            self.dropped["not readable"].append(reason)
         return source
 
     def run(self) -> dict[str, Any]:
@@ -255,10 +256,6 @@ class Import:
             shutil.rmtree(partial, ignore_errors=True)
         return record
 
-    def note(self, kind: dict[str, list[str]], what: str, name: str) -> None:
-        """Remembers what was dropped or changed."""
-        kind.setdefault(what, []).append(name)
-
     def long_enough(self, recordings: Sequence[Recording]) -> list[Recording]:
         """The recordings of at least two decisions; the others are named."""
         kept = []
@@ -266,7 +263,7 @@ class Import:
             if one.count >= 2 and len(kept_frames(one.count, self.args.keep_every)) >= 3:
                 kept.append(one)
             else:
-                self.note(self.dropped, "shorter than two decisions", one.name)
+                self.dropped["shorter than two decisions"].append(one.name)
         return kept
 
     def summed(self, source: Source, recordings: Sequence[Recording]) -> list[int]:
@@ -292,11 +289,8 @@ class Import:
         if {recording.name, number} & set(self.args.failures):
             arrays["success"][:] = False
         if recording.moved_to_last:
-            self.note(
-                self.changed,
-                "success was told of a frame that was not recorded; it counts at the last one",
-                recording.name,
-            )
+            what = "success was told of a frame that was not recorded; it counts at the last one"
+            self.changed[what].append(recording.name)
         return bool(arrays["success"].any())
 
     def write(
@@ -315,21 +309,17 @@ class Import:
         except SourceError as error:
             if not args.skip_bad:
                 raise
-            self.note(self.dropped, "not readable", f"{recording.name} ({error})")
+            self.dropped["not readable"].append(f"{recording.name} ({error})")
             return
         low, high = bounds
         scaled = 2 * (arrays["actions"] - low) / (high - low) - 1
         if np.abs(scaled).max() > 1 + 1e-6:
-            self.note(self.changed, "actions beyond the bounds were clipped", recording.name)
+            self.changed["actions beyond the bounds were clipped"].append(recording.name)
         if len(arrays["kept"]) > 2 and (recording.count - 1) % args.keep_every:
             what = f"the last decision spans fewer than {args.keep_every} rows"
-            self.note(self.changed, what, recording.name)
+            self.changed[what].append(recording.name)
         behaviour = args.behaviour if solved else "policy"
         seed = SPLIT_SEEDS[split] + index
-        state, command = (
-            None if arrays[name] is None else arrays[name].astype(np.float32)
-            for name in ("state", "command")
-        )
         try:
             episode = Episode(
                 frames,
@@ -339,8 +329,8 @@ class Import:
                 behaviour,
                 seed,
                 args.keep_every,
-                state,
-                command,
+                arrays["state"],
+                arrays["command"],
                 action_low=low,
                 action_high=high,
             )
@@ -361,7 +351,7 @@ class Import:
                     done = {"pad": "padded", "crop": "cropped", "resize": "squeezed"}[self.args.fit]
                     what = f"frames of {width} x {height} were {done} to a square"
                     if recording.name not in self.changed.get(what, ()):
-                        self.note(self.changed, what, recording.name)
+                        self.changed[what].append(recording.name)
                 drawn.append(squared(frame, self.args.size, self.args.fit))
         if count != recording.count:
             raise SourceError(

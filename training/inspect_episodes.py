@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from training.data.trainable import check_frame_size
 from training.evaluation.formatting import markdown_table
@@ -73,9 +74,8 @@ class Brief:
         length: Its decisions.
         success_at: The first decision at which the task stands solved; None where none does.
         actions: `(2, A)`, the actions' sums and sums of squares.
-        first: `(SMALL, SMALL)` float32, its first frame in grey.
+        first: `(SMALL * SMALL,)` float32, its first frame in grey.
         last: The same of its last frame; None where it was not drawn.
-        state: `(S,)`, the robot's first state; None without it.
         picture: Its first frame, `(H, W, 3)` uint8.
         shape: Frame height and width, action, state and command sizes.
     """
@@ -88,7 +88,6 @@ class Brief:
     actions: np.ndarray
     first: np.ndarray
     last: np.ndarray | None
-    state: np.ndarray | None
     picture: np.ndarray
     shape: tuple[int, int, int, int, int]
 
@@ -96,8 +95,6 @@ class Brief:
 def brief(episode: Episode, split: str) -> Brief:
     """What is kept of an episode."""
     actions = episode.actions.astype(np.float64)
-    width = 0 if episode.state is None else episode.state.shape[1]
-    commands = 0 if episode.command is None else episode.command.shape[1]
     height, across = episode.frames.shape[1:3]
     return Brief(
         split,
@@ -108,9 +105,8 @@ def brief(episode: Episode, split: str) -> Brief:
         np.stack([actions.sum(axis=0), (actions**2).sum(axis=0)]),
         _grey(episode.frames[0]),
         _grey(episode.frames[-1]) if episode.is_drawn else None,
-        None if episode.state is None else episode.state[0],
         episode.frames[0],
-        (height, across, actions.shape[1], width, commands),
+        (height, across, actions.shape[1], episode.state_size, episode.command_size),
     )
 
 
@@ -125,10 +121,10 @@ def near_misses(briefs: Sequence[Brief]) -> int | None:
     if len(successes) < 2:
         return None
     solved = np.stack(successes)
-    apart = np.array([_distances(one, solved) for one in solved])
+    apart = cdist(solved, solved, "cityblock")
     np.fill_diagonal(apart, np.inf)
     reach = 2 * float(np.quantile(apart.min(axis=1), 0.9))
-    return sum(bool(_distances(one, solved).min() <= reach) for one in failed)
+    return sum(bool(cdist([one], solved, "cityblock").min() <= reach) for one in failed)
 
 
 def warnings_of(task: str, briefs: Sequence[Brief]) -> list[str]:
@@ -315,11 +311,7 @@ def _data(frame: np.ndarray) -> str:
 
 def _grey(frame: np.ndarray) -> np.ndarray:
     image = Image.fromarray(frame).convert("L").resize((SMALL, SMALL), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.float32)
-
-
-def _distances(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return np.abs(others - one).mean(axis=(1, 2))
+    return np.asarray(image, np.float32).ravel()
 
 
 def run(args: Args) -> dict[str, dict[str, Any]]:

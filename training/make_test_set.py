@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
+from training.envs.real_env import TASKS, Task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, perturbed, play, record, replay
 from training.envs.scripted import scripted
 from training.policies.imitation import clone_episodes
@@ -46,7 +46,7 @@ class Args(Settings):
         seed: Seed of clones and of PPO; none that a training of the world model uses.
     """
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     split: str = "test"
     world_model: str | None = None
     episodes: Path = Path("data/episodes")
@@ -54,11 +54,6 @@ class Args(Settings):
     count: PositiveInt = 50
     drawn: NonNegativeInt = 10
     seed: NonNegativeInt = 77
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for task in self.tasks:
-            check_task(task)
 
 
 def make_task(args: Args, task: str) -> None:

@@ -35,7 +35,7 @@ from training.envs.real_env import (
     TABLE_OFFSET,
     TASKS,
     RealEnv,
-    check_task,
+    Task,
     require_real_env,
     split_seeds,
 )
@@ -127,7 +127,7 @@ class Args(Settings):
         workers: Processes.
     """
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     demonstrations: tuple[PositiveInt, ...] = (5, 50)
     draws: PositiveInt = 3
     seeds: PositiveInt = 2
@@ -142,11 +142,6 @@ class Args(Settings):
     cells: Path = Path("runs/table")
     out: Path = Path("results/table.json")
     workers: PositiveInt = os.cpu_count() or 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for task in self.tasks:
-            check_task(task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,43 +282,22 @@ def _trained(
     return policy
 
 
-def bootstrap(runs: np.ndarray, seed: int = 0, resamples: int = 2000) -> Rate:
+def bootstrap(runs: np.ndarray, over: np.ndarray | None = None, resamples: int = 2000) -> Rate:
     """The mean over runs with its 95 % interval: runs are drawn anew, then episodes of each.
 
     Args:
         runs: `(R, N)`, a number an episode.
-        seed: Seed of the resampling.
+        over: `(R, N)`, above 0 on the mean for sure; with it, the share of the first mean in that
+            of these, drawn alike. None is 1.
         resamples: How often.
     """
-    return _interval(runs.mean(), _resampled(runs, seed, resamples))
-
-
-def share_of_gain(gains: np.ndarray, real_gains: np.ndarray, seed: int = 0) -> Rate:
-    """The share of the gain of PPO in the real env that imagination reaches, with its interval.
-
-    Args:
-        gains: `(R, N)`, what refinement in imagination changed in each episode of each run.
-        real_gains: The same of refinement in the real env, above 0 for sure.
-        seed: Seed of the resampling, as in `bootstrap`; runs and episodes are drawn alike for both.
-    """
-    shares = _resampled(gains, seed) / _resampled(real_gains, seed)
-    return _interval(gains.mean() / real_gains.mean(), shares)
-
-
-def _resampled(runs: np.ndarray, seed: int, resamples: int = 2000) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    count, episodes = runs.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        rows = rng.integers(count, size=count)
-        columns = rng.integers(episodes, size=(count, episodes))
-        means[i] = np.take_along_axis(runs[rows], columns, axis=1).mean()
-    return means
-
-
-def _interval(mean: float, resampled: np.ndarray) -> Rate:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return Rate(round(float(mean), 4), round(float(low), 4), round(float(high), 4))
+    over = np.ones_like(runs) if over is None else over
+    rng, (count, episodes), shares = np.random.default_rng(0), runs.shape, []
+    for _ in range(resamples):
+        drawn = rng.integers(count, size=(count, 1)), rng.integers(episodes, size=(count, episodes))
+        shares.append(runs[drawn].mean() / over[drawn].mean())
+    figures = runs.mean() / over.mean(), *np.quantile(shares, (0.025, 0.975))
+    return Rate(*(round(float(figure), 4) for figure in figures))
 
 
 def summarise(rows: list[dict[str, Any]]) -> str:
@@ -361,7 +335,7 @@ def _cells(rows: list[dict[str, Any]]) -> dict[str, str]:
         ]
         real = of.get("real_twin", of["cloned"]) - of["cloned"]
         if bootstrap(real).low > 0:  # else there is nothing to have a share of
-            gains.append(format_rate(share_of_gain(paired, real)))
+            gains.append(format_rate(bootstrap(paired, real)))
         cells.update(zip(GAINS, gains, strict=False))
     return {"runs": str(len(rows)), **cells}
 

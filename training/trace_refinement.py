@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from training.data.trainable import load_demonstrations
-from training.envs.real_env import TASKS, check_task, require_real_env, split_seeds
+from training.envs.real_env import TASKS, Task, require_real_env, split_seeds
 from training.envs.rollouts import make_real_env, real_outcomes
 from training.evaluation.metrics import rate
 from training.evaluation.pictures import drawing
@@ -54,7 +54,7 @@ class Args(Settings):
         out: All curves, as JSON; beside it the picture.
     """
 
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[Task, ...] = TASKS
     demonstrations: PositiveInt = 5
     clone_steps: PositiveInt = 4000
     steps: PositiveInt = STEPS
@@ -66,11 +66,6 @@ class Args(Settings):
     episodes_folder: Path = Path("data/episodes")
     runs: Path = Path("runs/curves")
     out: Path = Path("results/curves.json")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for task in self.tasks:
-            check_task(task)
 
 
 def trace(args: Args, task: str, world_model: WorldModel) -> dict[str, Any]:

@@ -9,6 +9,7 @@ there too, and trains on. Every step is stored, and the same command goes on whe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -20,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from training.data.sequences import Sequences, make_sequences
-from training.envs.real_env import RealEnv, check_task, require_real_env, split_seeds
+from training.envs.real_env import Task, require_real_env, split_seeds
 from training.envs.rollouts import (
     Actor,
     Disturbed,
@@ -55,7 +56,6 @@ from training.world_model.assembly import (
 )
 from training.world_model.memory import MemoryRun, judged, make_memory, train_memory
 from world4rl_gym.episodes import Episode, load_episode
-from world4rl_gym.imagination import Imagination
 from world4rl_gym.memory import TaskMemory
 from world4rl_gym.policy import Policy
 from world4rl_gym.world_model import WorldModel
@@ -86,7 +86,6 @@ class Args(Settings):
         plans: Real episodes a round: half of them plans, that is, what a refined policy does in
             imagination, and half played by it, since where imagined motion goes astray it acts
             otherwise in reality.
-        plan_replays: Perturbed replays of each round's episodes.
         validation_plans: Plans of each policy, done from validation starts, to calibrate on.
         steps: Optimiser steps of the first training.
         round_steps: Those of each later one.
@@ -95,7 +94,7 @@ class Args(Settings):
         seed: Seed of everything.
     """
 
-    task: str
+    task: Task
     eyes: Path = Path("runs/eyes/{task}")
     episodes: Path = Path("data/episodes")
     out: Path = Path("runs/memory/{task}")
@@ -107,7 +106,6 @@ class Args(Settings):
     ppo_steps: tuple[PositiveInt, ...] = (100_000, 200_000, STEPS)
     round_clones: PositiveInt = 4
     plans: NonNegativeInt = 400
-    plan_replays: NonNegativeInt = 0
     validation_plans: PositiveInt = 20
     steps: PositiveInt = 1000
     round_steps: PositiveInt = 1200
@@ -117,7 +115,6 @@ class Args(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_task(self.task)
         if not self.demonstrations:
             raise SettingsError("demonstrations: expected some numbers, got none")
 
@@ -142,19 +139,7 @@ class Builder:
         self.starts = start_contexts(args.episodes, [args.task], "train", 600)
         self.began = time.monotonic()
         self.log: list[dict[str, object]] = []
-        self._env: RealEnv | None = None
-
-    def env(self, draw_all: bool = False) -> RealEnv:
-        """The one real env of this process, drawing all frames or the first alone."""
-        if self._env is None:
-            self._env = make_real_env(self.args.task)
-        self._env.drawn = "all" if draw_all else "first"
-        return self._env
-
-    def close(self) -> None:
-        """Frees the real env's renderer."""
-        if self._env is not None:
-            self._env.close()
+        self.env = make_real_env(args.task)
 
     def episodes(self, behaviour: str) -> list[Episode]:
         """The training episodes of a behaviour, in the order of their names."""
@@ -197,25 +182,25 @@ class Builder:
                 path = self.folder / f"policy-{seed:07d}.npz"
                 if not path.exists():
                     jobs.append((folder, seed, NOISE * (number % 2), path))
+        self.env.drawn = "all"
         for folder, seed, noise, path in tqdm(jobs, desc=f"{args.task} rollouts", mininterval=5):
             actor = Disturbed(Policy.from_pretrained(folder), noise, seed)
-            play(self.env(draw_all=True), seed, folder.name, actor, world_model).save(path)
+            play(self.env, seed, folder.name, actor, world_model).save(path)
+        self.env.drawn = "first"
 
     def collect_replays(self) -> list[Episode]:
         """Perturbs what experts and clones did and does it again."""
         sources = [e for name in ("expert", "policy") for e in self.episodes(name)]
-        return self.replayed(sources, range(self.args.replays))
-
-    def replayed(self, sources: Sequence[Episode], numbers: range) -> list[Episode]:
-        """Perturbed replays of recorded actions from their own starts, made where missing."""
         episodes = []
-        for number in tqdm(numbers, desc=f"{self.args.task} replays", mininterval=5):
+        for number in tqdm(
+            range(self.args.replays), desc=f"{self.args.task} replays", mininterval=5
+        ):
             path = self.folder / f"replay-{number:07d}.npz"
             if not path.exists():
                 rng = np.random.default_rng([number, self.args.seed, 2])
                 source = sources[int(rng.integers(len(sources)))]
                 actions = perturbed(source.actions, rng)
-                replay(self.env(), source.seed, "replay", actions).save(path)
+                replay(self.env, source.seed, "replay", actions).save(path)
             episodes.append(load_episode(path))
         return episodes
 
@@ -270,16 +255,9 @@ class Builder:
         """What to train on: the base, and for half of it the plans of the first rounds."""
         if not rounds:
             return list(base)
-        plans = [self.round_plans(number) for number in range(rounds)]
-        near = [self.plan_replays(number, own) for number, own in enumerate(plans)]
-        both = [episode for own in (*plans, *near) for episode in own]
+        plans = [episode for number in range(rounds) for episode in self.round_plans(number)]
         half = [(sequences, share / 2) for sequences, share in base]
-        return [*half, (make_sequences(both, self.eyes), 0.5)]
-
-    def plan_replays(self, number: int, plans: Sequence[Episode]) -> list[Episode]:
-        """Perturbed replays of a round's episodes."""
-        first = 1_000_000 * (number + 1)
-        return self.replayed(plans, range(first, first + self.args.plan_replays))
+        return [*half, (make_sequences(plans, self.eyes), 0.5)]
 
     def trained(
         self,
@@ -313,11 +291,10 @@ class Builder:
             paths = [place / f"plan-{seed:07d}.npz" for seed in seeds]
             if all(path.exists() for path in paths):
                 continue
-            starts = real_starts(self.env(), seeds)
-            imagination = Imagination(len(seeds), world_model, initial_frames=starts)
-            actions, _ = plan(imagination, Policy.from_pretrained(folder), np.arange(len(seeds)))
+            starts = real_starts(self.env, seeds)
+            actions, _ = plan(Policy.from_pretrained(folder), world_model, starts)
             for seed, own, path in zip(seeds, actions, paths, strict=True):
-                replay(self.env(), seed, "plan", own, folder.name).save(path)
+                replay(self.env, seed, "plan", own, folder.name).save(path)
 
     def is_planned(self, number: int) -> bool:
         """Whether all plans of a round are stored."""
@@ -337,7 +314,7 @@ class Builder:
         actors: list[tuple[Actor, float]] = []
         for index, policy in enumerate(self.clones_of_round(number, world_model)):
             seed = args.seed + 10 * number + index
-            env = practice_env(world_model, args.task, seed, starts=self.starts)
+            env = practice_env(world_model, args.task, seed, initial_frames=self.starts)
             ppo = make_ppo(policy, env, seed)
             learn_critic(ppo, min(CRITIC_STEPS, args.ppo_steps[number]))
             for share, noise in ((1 / 3, 0.0), (2 / 3, 0.1)):
@@ -345,24 +322,22 @@ class Builder:
                 refined = policy_of(ppo, policy)
                 actors.append((refined, noise))
                 refined.save_pretrained(self.out / f"round-{number}" / f"policy-{index}-{noise}")
-        env_real = self.env()
-        starts = real_starts(env_real, seeds)
+        starts = real_starts(self.env, seeds)
         done: list[Episode] = []
         shares = np.array_split(np.arange(len(seeds)), len(actors))
         for index, ((actor, noise), rows) in enumerate(zip(actors, shares, strict=True)):
             if not len(rows):  # fewer episodes than policies
                 continue
-            imagination = Imagination(len(rows), world_model, initial_frames=starts)
             noisy = Disturbed(actor, noise, args.seed + 100 * number + index)
-            actions, imagined = plan(imagination, noisy, rows)
+            actions, imagined = plan(noisy, world_model, starts.rows(rows))
             name, part = f"{number}-{index}", []
             for row, own in zip(rows, actions, strict=True):
                 seed = seeds[int(row)]
                 if row % 2:
                     one = Disturbed(actor, noise, seed)
-                    part.append(play(env_real, seed, name, one, world_model))
+                    part.append(play(self.env, seed, name, one, world_model))
                 else:
-                    part.append(replay(env_real, seed, "plan", own, name))
+                    part.append(replay(self.env, seed, "plan", own, name))
             self.note(
                 round=number,
                 policy=index,
@@ -407,12 +382,9 @@ def run(args: Args) -> None:
     one_thread()
     require_real_env()
     builder = Builder(args)
-    with locked(builder.out):
+    with contextlib.closing(builder.env), locked(builder.out):
         keep_settings(args, builder.out, ("episodes", "eyes"))
-        try:
-            builder.train()
-        finally:
-            builder.close()
+        builder.train()
 
 
 def main() -> None:

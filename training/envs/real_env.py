@@ -12,13 +12,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+import typing
 import weakref
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
-TASKS = ("coffee-pull", "soccer", "hammer", "door-lock", "lever-pull", "handle-pull")
+Task = Literal["coffee-pull", "soccer", "hammer", "door-lock", "lever-pull", "handle-pull"]
+TASKS: tuple[Task, ...] = typing.get_args(Task)
 """The six Meta-World tasks of World4RL (arXiv 2509.19080), without Meta-World's ``-v3``."""
 
 ACTION_SIZE = 4

@@ -114,19 +114,15 @@ class Disturbed:
 
 
 def plan(
-    imagination: Imagination, actor: Actor, initial_frame: np.ndarray | None = None
+    actor: Actor, world_model: WorldModel, starts: InitialFrames
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a policy does in imagination over a whole episode, also past a success.
-
-    Args:
-        imagination: Of B rows.
-        actor: The policy.
-        initial_frame: Where each row begins.
+    """What a policy does in imagination from N starts, over whole episodes, also past a success.
 
     Returns:
-        Actions `(B, T, A)` float32, and whether each row's success was imagined, `(B,)` bool.
+        Actions `(N, T, A)` float32, and whether success was imagined, `(N,)` bool.
     """
-    imagination.reset(initial_frame=initial_frame)
+    imagination = Imagination(len(starts), world_model, initial_frames=starts)
+    imagination.reset(initial_frame=np.arange(len(starts)))
     actions, best = [], np.zeros(imagination.num_envs)
     for _ in range(imagination.max_episode_steps):
         action = actor.act(observe(imagination, actor.obs_type))
@@ -274,5 +270,4 @@ def real_episodes(
 
 def imagined_outcomes(actor: Actor, world_model: WorldModel, starts: InitialFrames) -> np.ndarray:
     """Whether a policy succeeds from each of these starts in imagination, `(N,)` bool."""
-    imagination = Imagination(len(starts), world_model, initial_frames=starts)
-    return plan(imagination, actor, np.arange(len(starts)))[1]
+    return plan(actor, world_model, starts)[1]

@@ -18,7 +18,6 @@ from training.policies.ppo import CRITIC_STEPS, UnitActions, learn_critic, make_
 from world4rl_gym.faces import observe
 from world4rl_gym.features import feature_size
 from world4rl_gym.imagination import Imagination
-from world4rl_gym.initial_frames import InitialFrames
 from world4rl_gym.policy import Policy
 from world4rl_gym.sb3 import ImaginedVecEnv
 from world4rl_gym.world_model import WorldModel
@@ -152,17 +151,11 @@ def imagined_env(
     task: str,
     seed: int,
     rows: int = IMAGINED_ROWS,
-    starts: InitialFrames | None = None,
     obs_type: str = "features",
+    **options: Any,
 ) -> VecEnv:
-    """Rows of the imagined env, for SB3."""
-    env = ImaginedVecEnv(
-        rows,
-        world_model=world_model,
-        task=task,
-        obs_type=obs_type,
-        initial_frames="start" if starts is None else starts,
-    )
+    """Rows of the imagined env, for SB3; `options` are more of `ImaginedEnv`'s arguments."""
+    env = ImaginedVecEnv(rows, world_model=world_model, task=task, obs_type=obs_type, **options)
     env.seed(seed)
     return UnitActions(env, world_model)
 
@@ -171,12 +164,12 @@ def practice_env(
     world_model: WorldModel,
     task: str,
     seed: int,
-    starts: InitialFrames | None = None,
     obs_type: str = "features",
     progress: bool = True,
+    **options: Any,
 ) -> VecEnv:
     """`imagined_env` as PPO practises in it: paid for progress, if so, and features randomised."""
-    env = imagined_env(world_model, task, seed, starts=starts, obs_type=obs_type)
+    env = imagined_env(world_model, task, seed, obs_type=obs_type, **options)
     env = ProgressReward(env) if progress else env
     return RandomisedFeatures(env, world_model, seed) if obs_type == "features" else env
 

@@ -6,9 +6,7 @@ Where there is one process alone, nothing here does anything.
 
 from __future__ import annotations
 
-import functools
 import os
-from typing import Any
 
 import torch
 from torch import nn
@@ -58,14 +56,9 @@ def total(value: int) -> int:
 def wait() -> None:
     """Waits until all processes are here; the first call joins them."""
     if count() > 1:
-        _joined().wait_for_everyone()
+        from accelerate import PartialState
 
-
-@functools.cache
-def _joined() -> Any:
-    from accelerate import PartialState
-
-    return PartialState(cpu=True)
+        PartialState(cpu=True).wait_for_everyone()
 
 
 def _reduced(tensor: torch.Tensor, how: str) -> torch.Tensor:

@@ -7,9 +7,9 @@ import json
 import math
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -35,38 +35,41 @@ class SettingsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A command line whose fields carry their bounds in their types: `steps: PositiveInt = 100`.
+    """A command line whose fields carry bounds and choices in their types: `steps: PositiveInt`.
 
     Raises:
-        SettingsError: Such a number is out of its bounds, or not finite; the message names the
-            field.
+        SettingsError: A number is out of its bounds, or not finite, or a value is none of the
+            choices; the message names the field.
     """
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            for value, bounds in _numbers(hint, getattr(self, name)):
-                for bound in bounds:
-                    words, field, compare = _BOUNDS[type(bound)]
-                    limit = getattr(bound, field)
-                    if not compare(value, limit):
-                        raise SettingsError(f"{name}: expected {words} {limit}, got {value}")
-                if math.isinf(value):
-                    raise SettingsError(f"{name}: expected a finite number, got {value}")
+            _check(name, hint, getattr(self, name))
 
 
-def _numbers(hint: Any, value: Any) -> Iterator[tuple[float, tuple[Any, ...]]]:
-    """A field's numbers, each with its bounds."""
+def _check(name: str, hint: Any, value: Any) -> None:
+    """Raises SettingsError where a field's value is not what its type says."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = tuple(part for part in parts[1:] if type(part) in _BOUNDS)
-        if bounds:  # else it says something to the command line alone
-            yield value, bounds
+        for bound in parts[1:]:
+            if type(bound) not in _BOUNDS:  # says something to the command line alone
+                continue
+            words, field, compare = _BOUNDS[type(bound)]
+            limit = getattr(bound, field)
+            if not compare(value, limit):
+                raise SettingsError(f"{name}: expected {words} {limit}, got {value}")
+            if math.isinf(value):
+                raise SettingsError(f"{name}: expected a finite number, got {value}")
+    elif origin is Literal:
+        if value not in parts:
+            known = ", ".join(map(str, parts))
+            raise SettingsError(f"{name}: expected one of {known}, got {value!r}")
     elif origin in (Union, types.UnionType) and value is not None:
         for part in parts:
-            yield from _numbers(part, value)
+            _check(name, part, value)
     elif origin is tuple:
         for one in value:
-            yield from _numbers(parts[0], one)
+            _check(name, parts[0], one)
 
 
 def for_task(folder: Path, task: str) -> Path:

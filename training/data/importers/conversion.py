@@ -32,6 +32,10 @@ def thin(recording: Recording, every: int, summed: Sequence[int]) -> dict[str, n
         `success`, whether the task stood solved at any frame of a decision; `state`, `command`.
     """
     kept = kept_frames(recording.count, every)
+
+    def of_kept(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[kept].astype(np.float32)
+
     actions = recording.actions[kept[1:] - 1]
     for j in summed:
         actions[:, j] = np.add.reduceat(recording.actions[:, j], kept[:-1])
@@ -40,8 +44,8 @@ def thin(recording: Recording, every: int, summed: Sequence[int]) -> dict[str, n
         "kept": kept,
         "actions": actions,
         "success": np.logical_or.reduceat(recording.success, kept[:-1]),
-        "state": None if recording.state is None else recording.state[kept],
-        "command": None if recording.command is None else recording.command[kept],
+        "state": of_kept(recording.state),
+        "command": of_kept(recording.command),
     }
 
 

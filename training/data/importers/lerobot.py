@@ -126,8 +126,9 @@ class _Version3:
         known = _tasks(self.folder / "meta" / "tasks.parquet")
         rows: list[dict[str, Any]] = []
         for path in paths:
-            names = [n for n in _parquet(path).schema_arrow.names if not n.startswith("stats/")]
-            for row in _table(path, names).to_pylist():
+            table = _table(path)
+            names = [name for name in table.column_names if not name.startswith("stats/")]
+            for row in table.select(names).to_pylist():
                 for key in ("episode_index", "length", "tasks"):
                     if key not in row:
                         raise SourceError(f"{path}: column {key!r} is missing")
@@ -252,9 +253,7 @@ def _of_one_task(
 
 
 def _tasks(path: Path) -> list[str]:
-    if not path.exists():
-        raise SourceError(f"{path}: is missing")
-    values = _table(path, None).to_pydict()
+    values = _table(path).to_pydict()
     texts = [values[key] for key in values if key != "task_index"]
     return [str(text) for text in texts[0]] if texts else []
 
@@ -278,24 +277,17 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _parquet(path: Path) -> Any:
+def _table(path: Path, columns: list[str] | None = None) -> Any:
+    """A table of these columns, or of all."""
     arrow, parquet = package("pyarrow"), package("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
+        for key in columns or []:
+            if key not in file.schema_arrow.names:
+                raise SourceError(f"{path}: column {key!r} is missing")
+        return file.read(columns)
     except FileNotFoundError:
         raise SourceError(f"{path}: is missing") from None
-    except (OSError, arrow.ArrowException) as error:
-        raise SourceError(f"{path}: not a readable parquet file ({error})") from None
-
-
-def _table(path: Path, columns: list[str] | None) -> Any:
-    """A table of these columns."""
-    arrow, file = package("pyarrow"), _parquet(path)
-    for key in columns or []:
-        if key not in file.schema_arrow.names:
-            raise SourceError(f"{path}: column {key!r} is missing")
-    try:
-        return file.read(columns)
     except (OSError, arrow.ArrowException) as error:
         raise SourceError(f"{path}: not a readable parquet file ({error})") from None
 
