@@ -3,8 +3,8 @@
     python -m training.improve --task lever-pull --out runs/improve/lever-pull
     python -m training.improve --task lever-pull --out runs/improve/lever-pull --real recorded
 
-A round refines the clone in the present world model, plays the refined policy in reality, and
-trains the task's memory on: with episodes of the policy and, so that it forgets nothing, with
+A round refines a few clones in the present world model, plays the refined policies in reality, and
+trains the task's memory on: with their episodes and, so that it forgets nothing, with
 those that it has learned from (`--known`), or, where they are not at hand, with episodes that it
 imagines itself (pseudo-rehearsal: Robins, Connection Science 7, 1995). Before the memory learns
 from a round's episodes, it predicts them: that tells how far to believe the world model. With
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,8 @@ class Args(Settings):
         real_env: `module:id` of a Gymnasium env of one's own; None is Meta-World, for its tasks.
         episodes_budget: Real episodes in all.
         rounds: In how many rounds they are spent.
+        clones: Clones, each of another seed, that are refined in a round and share its episodes:
+            what one of them comes to exploit, another never finds. The first is what is improved.
         clone_steps: Gradient steps of cloning.
         steps: Steps of PPO in each round.
         learn_steps: Optimiser steps of the memory in each round.
@@ -95,6 +98,7 @@ class Args(Settings):
     real_env: str | None = None
     episodes_budget: PositiveInt = 200
     rounds: PositiveInt = 2
+    clones: PositiveInt = 4
     clone_steps: PositiveInt = 4000
     steps: PositiveInt = STEPS
     learn_steps: PositiveInt = 600
@@ -124,15 +128,24 @@ def kept(folder: Path, make: Callable[[], Policy]) -> Policy:
     return policy
 
 
-def refined_in(world_model: WorldModel, policy: Policy, args: Args, folder: Path) -> Policy:
-    """The policy refined in this world model; read from `folder` where it is done."""
-    options = (args.task, args.steps, args.seed, folder.parent.name)
-    return kept(folder, lambda: refine_imagined(policy, world_model, *options).policy)
+def refined_in(
+    world_model: WorldModel, clones: Sequence[Policy], args: Args, folder: Path
+) -> list[Policy]:
+    """The clones refined in this world model; read from `folder` where it is done."""
+
+    def refined(index: int) -> Policy:
+        options = (args.task, args.steps, args.seed + index, f"{folder.name}, {index}")
+        return refine_imagined(clones[index], world_model, *options).policy
+
+    return [
+        kept(folder / f"policy-{index}", functools.partial(refined, index))
+        for index in range(len(clones))
+    ]
 
 
 def real_episodes(
     world_model: WorldModel,
-    policy: Policy,
+    policies: Sequence[Policy],
     args: Args,
     number: int,
     folder: Path,
@@ -148,9 +161,10 @@ def real_episodes(
     place.mkdir(parents=True, exist_ok=True)
     missing = count - len(list(place.glob("[!.]*.npz")))
     if missing > 0 and args.real == "recorded":
+        names = ", ".join(str(folder.parent / f"policy-{i}") for i in range(len(policies)))
         print(
-            f"Play {folder.parent / 'policy'} behind MemoryFeatures, and put {missing} more "
-            f"episodes of it, of the behaviour 'policy', in {place}; then run this command again."
+            f"Play {names} in turn behind MemoryFeatures, and put {missing} more episodes, "
+            f"of the behaviour 'policy', in {place}; then run this command again."
         )
         return []
     if missing > 0:
@@ -159,8 +173,9 @@ def real_episodes(
         for index, seed in enumerate(tqdm(seeds, desc=f"{args.task} round {number}")):
             path = place / f"policy-{seed:07d}.npz"
             if not path.exists():
-                actor = Disturbed(policy, NOISE * (index % 2), seed)
-                play(env, seed, "refined", actor, world_model).save(path)
+                turn, which = divmod(index, len(policies))
+                actor = Disturbed(policies[which], NOISE * (turn % 2), seed)
+                play(env, seed, f"refined-{which}", actor, world_model).save(path)
     return load_episodes(folder, "train", [args.task], ["policy"])
 
 
@@ -302,11 +317,12 @@ def run(args: Args) -> dict[str, Any] | None:
         keep_settings(args, args.out, ("test_episodes",))
         experts = load_episodes(args.demonstrations, "train", [args.task], ["expert"])
 
-        def clone(shown: Sequence[Episode]) -> Policy:
-            return clone_episodes(shown, world_model, steps=args.clone_steps, seed=args.seed)
+        def clone(shown: Sequence[Episode], seed: int = args.seed) -> Policy:
+            return clone_episodes(shown, world_model, steps=args.clone_steps, seed=seed)
 
-        cloned = clone(experts)
-        policies = {"cloned": (cloned, len(experts))}
+        clones = [clone(experts, args.seed + index) for index in range(args.clones)]
+        policies = {"cloned": (clones[0], len(experts))}
+        played: list[Policy] = list(clones)
         episodes: list[Episode] = []
         rounds: list[dict[str, Any]] = []
         known = None
@@ -314,21 +330,21 @@ def run(args: Args) -> dict[str, Any] | None:
             known = known_sequences(world_model, args.known, args.task)
         for number in range(args.rounds):
             folder = args.out / f"round-{number}"
-            policy = refined_in(world_model, cloned, args, folder / "policy")
-            policies[f"refined, round {number}"] = policy, len(experts) + len(episodes)
-            fresh = real_episodes(world_model, policy, args, number, folder / "episodes", env)
+            refined = refined_in(world_model, clones, args, folder)
+            policies[f"refined, round {number}"] = refined[0], len(experts) + len(episodes)
+            fresh = real_episodes(world_model, refined, args, number, folder / "episodes", env)
             if not fresh:
                 return None
             episodes += fresh
             rounds.append(predicted(world_model, fresh))
-            actors = [one for one, _ in policies.values()]
+            played += refined
             place = folder / "world_model"
-            world_model = learned_on(world_model, args, episodes, known, actors, place)
-        policy = refined_in(world_model, cloned, args, args.out / "last" / "policy")
+            world_model = learned_on(world_model, args, episodes, known, played, place)
+        (policy,) = refined_in(world_model, clones[:1], args, args.out / "last")
         spent = len(experts) + len(episodes)
         policies[f"refined, round {args.rounds}"] = policy, spent
         shown = experts + [episode for episode in episodes if episode.solved]
-        filtered = kept(args.out / "filtered" / "policy", lambda: clone(shown))
+        filtered = kept(args.out / "filtered", lambda: clone(shown))
         policies["filtered cloning"] = filtered, spent
         return measured(args, policies, rounds, world_model, env)
 
@@ -358,9 +374,9 @@ def measured(
         print(f"round {number}: {said}")
     believed = rounds[-1]["verdict"]
     print(f"The world model before it learned from the last round: {VERDICTS[believed]}")
-    print(f"refined: {args.out / 'last' / 'policy'}; filtered: {args.out / 'filtered' / 'policy'}")
-    if believed == "not" and not any("real" in one for one in report["policies"].values()):
-        print("The refined policy may be worse than the filtered one: try that one first.")
+    print(f"refined: {args.out / 'last' / 'policy-0'}; filtered: {args.out / 'filtered'}")
+    if not any("real" in one for one in report["policies"].values()):
+        print("Try the filtered one first: in results/improve.json it was always the better one.")
     save_result(args.out / "report.json", report)
     return report
 
