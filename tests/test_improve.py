@@ -58,12 +58,12 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
         "cloned": 5,
         "refined, round 0": 5,
         "refined, round 1": 7,
-        "filtered cloning": 7,
+        "filtered cloning, round 1": 7,
     }
     episodes = load_episodes(played.out / "round-0" / "episodes", "train", ["door-lock"])
     assert report["rounds"] == [predicted(WorldModel.from_pretrained(), episodes)]
     assert [episode.policy for episode in episodes] == ["refined-0", "refined-1"]
-    assert Policy.from_pretrained(played.out / "filtered").obs_type == "features"
+    assert Policy.from_pretrained(played.out / "round-1" / "filtered").obs_type == "features"
     before, after = [
         WorldModel.from_pretrained(folder).task_memory("door-lock").state_dict()
         for folder in (None, played.out / "round-0" / "world_model")

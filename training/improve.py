@@ -328,10 +328,17 @@ def run(args: Args) -> dict[str, Any] | None:
         known = None
         if args.known is not None:
             known = known_sequences(world_model, args.known, args.task)
-        for number in range(args.rounds):
-            folder = args.out / f"round-{number}"
-            refined = refined_in(world_model, clones, args, folder)
-            policies[f"refined, round {number}"] = refined[0], len(experts) + len(episodes)
+        for number in range(args.rounds + 1):
+            folder, spent = args.out / f"round-{number}", len(experts) + len(episodes)
+            is_last = number == args.rounds
+            refined = refined_in(world_model, clones[:1] if is_last else clones, args, folder)
+            policies[f"refined, round {number}"] = refined[0], spent
+            if number:
+                shown = experts + [episode for episode in episodes if episode.solved]
+                filtered = kept(folder / "filtered", functools.partial(clone, shown))
+                policies[f"filtered cloning, round {number}"] = filtered, spent
+            if is_last:
+                break
             fresh = real_episodes(world_model, refined, args, number, folder / "episodes", env)
             if not fresh:
                 return None
@@ -340,12 +347,6 @@ def run(args: Args) -> dict[str, Any] | None:
             played += refined
             place = folder / "world_model"
             world_model = learned_on(world_model, args, episodes, known, played, place)
-        (policy,) = refined_in(world_model, clones[:1], args, args.out / "last")
-        spent = len(experts) + len(episodes)
-        policies[f"refined, round {args.rounds}"] = policy, spent
-        shown = experts + [episode for episode in episodes if episode.solved]
-        filtered = kept(args.out / "filtered", lambda: clone(shown))
-        policies["filtered cloning"] = filtered, spent
         return measured(args, policies, rounds, world_model, env)
 
 
@@ -374,7 +375,8 @@ def measured(
         print(f"round {number}: {said}")
     believed = rounds[-1]["verdict"]
     print(f"The world model before it learned from the last round: {VERDICTS[believed]}")
-    print(f"refined: {args.out / 'last' / 'policy-0'}; filtered: {args.out / 'filtered'}")
+    last = args.out / f"round-{args.rounds}"
+    print(f"refined: {last / 'policy-0'}; filtered: {last / 'filtered'}")
     if not any("real" in one for one in report["policies"].values()):
         print("Try the filtered one first: in results/improve.json it was always the better one.")
     save_result(args.out / "report.json", report)
