@@ -26,7 +26,7 @@ done | xargs -P "$(nproc)" -L 1 .venv/bin/python -m training.train_eyes --task
 each_task train_task_memory --task TASK
 
 # shellcheck disable=SC2086
-run train_denoiser --tasks $tasks
+run train_denoiser --tasks $tasks --steps 5000
 # shellcheck disable=SC2086
 run assemble_world_model --tasks $tasks --out "$out"
 for task in $tasks; do  # what the demo clones
