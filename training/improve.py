@@ -378,7 +378,7 @@ def measured(
     last = args.out / f"round-{args.rounds}"
     print(f"refined: {last / 'policy-0'}; filtered: {last / 'filtered'}")
     if not any("real" in one for one in report["policies"].values()):
-        print("Try the filtered one first: in results/improve.json it was always the better one.")
+        print("Try the filtered one first: it was the better one at the end of every measured run.")
     save_result(args.out / "report.json", report)
     return report
 
