@@ -18,8 +18,8 @@ collect start --episodes 2000
 collect start --episodes 200 --split validation
 collect expert --episodes 50 --seed-offset 10000
 collect random --episodes 30 --seed-offset 20000 --hold 5
-for task in $tasks; do  # coffee-pull's goal is a green mark of two pixels
-  if [ "$task" = coffee-pull ]; then echo "$task --whiten"; else echo "$task"; fi
+for task in $tasks; do  # coffee-pull's goal is a green mark of two pixels, which degraded frames lose
+  if [ "$task" = coffee-pull ]; then echo "$task --whiten --no-degrade"; else echo "$task"; fi
 done | xargs -P "$(nproc)" -L 1 .venv/bin/python -m training.train_eyes --task
 
 # Clones, their rollouts, perturbed replays, and rounds of plans, each done in the real env.
