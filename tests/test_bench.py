@@ -18,7 +18,7 @@ def test_the_table_has_every_figure(tmp_path: Path) -> None:
         str(folder), rows=(1, 3), seconds=0.01, real=False, device="cpu", ppo_steps=100
     )
     report = bench.measure(args)
-    for name in ("features", "pixels", "diamond"):
+    for name in ("features", "features_of_one_task", "pixels", "diamond"):
         assert set(report[name]) == {"1", "3"}
         assert min(report[name].values()) > 0
     assert report["ppo_seconds"] > 0

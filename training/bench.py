@@ -87,9 +87,12 @@ def rate_of(step: Callable[[], object], seconds: float) -> float:
     return calls / (time.perf_counter() - began)
 
 
-def imagined_rate(world_model: WorldModel, rows: int, obs_type: str, seconds: float) -> float:
-    """Env-steps a second of `rows` rows through `make_vec`, resets included."""
-    env = gym.make_vec(ENV_ID, rows, world_model=world_model, obs_type=obs_type)
+def imagined_rate(
+    world_model: WorldModel, rows: int, obs_type: str, seconds: float, task: str | None = None
+) -> float:
+    """Env-steps a second of `rows` rows of one task, or of all, through `make_vec`, resets
+    included."""
+    env = gym.make_vec(ENV_ID, rows, world_model=world_model, obs_type=obs_type, task=task)
     env.reset(seed=0)
     actions = np.zeros((rows, world_model.action_size), np.float32)
     try:
@@ -194,6 +197,7 @@ def measure(args: Args) -> dict[str, Any]:
         },
         "pixels": {},
         "features": {},
+        "features_of_one_task": {},
         "diamond": {},
         "real": {},
     }
@@ -206,6 +210,10 @@ def measure(args: Args) -> dict[str, Any]:
                 report[name][str(rows)] = diamond_rate(rows, device, args.seconds)
         else:
             report[name][str(rows)] = imagined_rate(world_model, rows, name, args.seconds)
+        if name == "features":
+            task = world_model.config.tasks[0]
+            rate = imagined_rate(world_model, rows, name, args.seconds, task)
+            report["features_of_one_task"][str(rows)] = rate
     if args.ppo_steps:
         report["ppo_steps"] = args.ppo_steps
         report["ppo_seconds"] = ppo_seconds(world_model, args.ppo_steps)
@@ -227,7 +235,8 @@ def format_table(report: dict[str, Any]) -> str:
     nothing = dict.fromkeys(columns)
     real = {f"Meta-World, {k}": dict.fromkeys(columns, v) for k, v in report["real"].items()}
     lines = {
-        "imagined, features": report["features"],
+        "imagined, features, one task": report["features_of_one_task"],
+        "imagined, features, all tasks mixed": report["features"],
         "imagined, drawn": report["pixels"],
         "DIAMOND's configuration": {**nothing, **report["diamond"]},
         **real,
