@@ -17,7 +17,7 @@ from world4rl_gym.policy import make_policy, policy_config
 from world4rl_gym.scheduler import SchedulerConfig
 from world4rl_gym.world_model import WorldModel, WorldModelConfig
 
-torch.set_num_threads(1)  # one thread and one process a core
+torch.set_num_threads(1)  # `make test` runs several processes
 
 SIZE, ACTIONS, STATES, COMMANDS, CODES = 16, 3, 3, 2, 6
 TASKS = ("push", "pull")

@@ -53,6 +53,7 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     )
     report = run(played)
     assert report is not None
+    assert "Try the filtered one" not in capsys.readouterr().out  # both were measured
     spent = {name: output["real_episodes_spent"] for name, output in report["policies"].items()}
     assert spent == {
         "cloned": 5,

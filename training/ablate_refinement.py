@@ -101,7 +101,8 @@ class Args(Settings):
     Attributes:
         tasks: The tasks.
         variations: Which of `VARIATIONS`.
-        draws: Clones of each task, each of other demonstrations; a variation refines each once.
+        draws: Clones of each task, each of other demonstrations where there are enough; a variation
+            refines each once.
         demonstrations: Expert episodes that a clone sees.
         clone_steps: Gradient steps of cloning.
         steps: Env steps of PPO at most.
@@ -220,7 +221,7 @@ def practice(variation: Variation, world_model: WorldModel, task: str, seed: int
 
 
 def clone(args: Args, task: str, draw: int, world_model: WorldModel, mask: np.ndarray) -> Policy:
-    """Returns a clone that sees masked features; a draw has its own demonstrations."""
+    """Returns a clone that sees masked features, of the draw's own demonstrations."""
     shown = load_demonstrations(args.episodes_folder, task, args.demonstrations, draw)
     policy = make_policy(policy_config(world_model, task, "features"), draw)
     seen = features_of(world_model, shown) * torch.from_numpy(mask)

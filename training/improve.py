@@ -378,7 +378,9 @@ def measured(
     last = args.out / f"round-{args.rounds}"
     print(f"refined: {last / 'policy-0'}; filtered: {last / 'filtered'}")
     if not any("real" in one for one in report["policies"].values()):
-        print("Try the filtered one first: it was the better one at the end of every measured run.")
+        print(
+            "Try the filtered one first: no measured run ended with a worse one than the refined."
+        )
     save_result(args.out / "report.json", report)
     return report
 

@@ -86,7 +86,7 @@ def require_integers(config: object, **bounds: tuple[int, int]) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r}")
+            raise ValueError(f"{name}: expected an integer in [{low}, {high}], got {value!r:.100}")
 
 
 def composed(name: str) -> str:

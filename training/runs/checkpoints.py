@@ -44,6 +44,8 @@ class Checkpoints:
             print(f"warning: weights are not finite at step {step}; no checkpoint of them is kept")
             return
         path = self.folder / f"checkpoint-{step:08d}.pt"
+        for partial in self.folder.glob(".checkpoint-*"):  # of a kill while one was written
+            partial.unlink()
         data = io.BytesIO()
         torch.save({"step": step, "fingerprint": self.fingerprint, **state}, data)
         write_whole(path, data.getvalue())
@@ -64,6 +66,8 @@ class Checkpoints:
             try:
                 state = _read(path)
                 kept = state["fingerprint"]
+            except MemoryError:
+                raise
             except Exception:  # torch raises whatever the damage leads it to
                 print(f"warning: {path} is damaged; trying the checkpoint before it")
                 continue
