@@ -320,7 +320,10 @@ def run(args: Args) -> dict[str, Any] | None:
         def clone(shown: Sequence[Episode], seed: int = args.seed) -> Policy:
             return clone_episodes(shown, world_model, steps=args.clone_steps, seed=seed)
 
-        clones = [clone(experts, args.seed + index) for index in range(args.clones)]
+        clones = [
+            kept(args.out / f"cloned-{i}", functools.partial(clone, experts, args.seed + i))
+            for i in range(args.clones)
+        ]
         policies = {"cloned": (clones[0], len(experts))}
         played: list[Policy] = list(clones)
         episodes: list[Episode] = []

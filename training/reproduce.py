@@ -358,7 +358,6 @@ def run(args: Args) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Runs the command line."""
-    one_thread()
     run(tyro.cli(Args, description=__doc__))
 
 
