@@ -18,15 +18,27 @@ def test_the_table_has_every_figure(tmp_path: Path) -> None:
         str(folder), rows=(1, 3), seconds=0.01, real=False, device="cpu", ppo_steps=100
     )
     report = bench.measure(args)
-    for name in ("features", "features_of_one_task", "pixels", "diamond"):
-        assert set(report[name]) == {"1", "3"}
-        assert min(report[name].values()) > 0
+    rates = report["env_steps_a_second"]
+    drawn = ["imagined, drawn, float32", "DIAMOND's configuration, float32"]
+    assert {bench.FEATURES, bench.MIXED, *drawn} <= set(rates)
+    for own in rates.values():
+        assert set(own) == {"1", "3"}
+        assert min(own.values()) > 0
     assert report["ppo_seconds"] > 0
     assert report["gflop_a_frame"] > 0
-    report["real"] = {"default rendering": 7.0}
+    report["real"] = {"Meta-World, default rendering": rates[drawn[0]]["1"] / 7}
     table = bench.format_table(report)
-    for words in ("imagined, features", "DIAMOND", "Meta-World, default rendering", "PPO on"):
+    for words in (*drawn, "drawn, float32: times DIAMOND's configuration |", "PPO on"):
         assert words in table
+    assert "| drawn, float32: times Meta-World, default rendering | 7 |" in table
+
+
+def test_frames_are_drawn_in_the_dtype_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = make_tiny_world_model(), []
+    monkeypatch.setattr(bench, "rate_of", lambda step, _: seen.append(model.draw_dtype) or 1.0)
+    bench.drawn_rate(model, 2, torch.bfloat16, 0.01)
+    assert seen == [torch.bfloat16]
+    assert model.draw_dtype is None
 
 
 def test_more_inference_steps_cost_more_operations() -> None:

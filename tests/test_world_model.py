@@ -15,7 +15,7 @@ from world4rl_gym.eyes import Eyes, EyesConfig
 from world4rl_gym.memory import MemoryConfig, TaskMemory
 from world4rl_gym.pixels import channels_first, channels_last, to_float, to_uint8
 from world4rl_gym.scheduler import SchedulerConfig
-from world4rl_gym.world_model import WorldModel, WorldModelError
+from world4rl_gym.world_model import WorldModel, WorldModelError, faster_dtype
 
 
 def test_importing_the_package_imports_no_torch() -> None:
@@ -140,6 +140,34 @@ def test_the_denoiser_heeds_all_that_it_is_given(tiny_world_model: WorldModel) -
         {"noise": torch.ones(1, 3, SIZE, SIZE)},
     ):
         assert not torch.equal(base, draw(tiny_world_model, **changes))
+
+
+def test_frames_are_drawn_in_the_dtype_that_is_set() -> None:
+    model = make_tiny_world_model()
+    frames = {}
+    for dtype in (torch.float32, torch.bfloat16, None):
+        model.draw_dtype = dtype
+        frames[dtype] = draw(model).int()
+    apart = (frames[torch.float32] - frames[torch.bfloat16]).abs()
+    assert 0 < int(apart.max()) <= 8
+    assert torch.equal(frames[None], frames[faster_dtype(model.device)])
+
+
+def test_rows_drawn_in_parts_are_those_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_tiny_world_model()
+    many = {
+        "anchor": torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8),
+        "first_code": torch.randn(5, CODES),
+        "code": torch.randn(5, CODES),
+        "state": torch.randn(5, STATES),
+        "noise": torch.randn(5, 3, SIZE, SIZE),
+    }
+    monkeypatch.setattr("world4rl_gym.world_model.DRAWN_AT_ONCE", 2)
+    drawn = draw(model, **many)
+    assert len(drawn) == 5
+    for row in range(5):
+        alone = draw(model, **{name: rows[row : row + 1] for name, rows in many.items()})
+        assert int((drawn[row].int() - alone[0].int()).abs().max()) <= 4
 
 
 def test_an_untrained_denoiser_draws_the_first_frame() -> None:

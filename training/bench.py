@@ -4,8 +4,9 @@
 
 Rows are imagined through `gym.make_vec`, on features and drawn; beside them forward passes of
 DIAMOND's configuration (arXiv 2405.12399), and the real twin in as many processes as there are
-cores, with Meta-World's default rendering and with lean rendering. Run it on a quiet machine;
-ratios within one run are what may be compared.
+cores, with Meta-World's default rendering and with lean rendering. What draws is measured in
+float32, and in bfloat16 where the hardware has it. Run it on a quiet machine; ratios within one
+run are what may be compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,11 @@ from training.runs.settings import (
 from world4rl_gym import ENV_ID
 from world4rl_gym.model_index import NETWORKS
 from world4rl_gym.policy import make_policy, policy_config
-from world4rl_gym.world_model import WorldModel, autocast
+from world4rl_gym.world_model import WorldModel, autocast, faster_dtype
+
+FEATURES, MIXED = "imagined, features, one task", "imagined, features, all tasks mixed"
+DRAWN, DIAMOND = "imagined, drawn", "DIAMOND's configuration"
+"""What is measured, as the table calls it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +123,16 @@ def ppo_seconds(world_model: WorldModel, steps: int) -> float:
     return time.perf_counter() - began
 
 
-def diamond_rate(rows: int, device: torch.device, seconds: float) -> float:
+def drawn_rate(world_model: WorldModel, rows: int, dtype: torch.dtype, seconds: float) -> float:
+    """Env-steps a second of `rows` rows of all tasks whose frames are drawn in `dtype`."""
+    world_model.draw_dtype = dtype
+    try:
+        return imagined_rate(world_model, rows, "pixels", seconds)
+    finally:
+        world_model.draw_dtype = None
+
+
+def diamond_rate(rows: int, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     """Env-steps a second of a U-Net of DIAMOND's configuration: its forward passes alone.
 
     Four levels of 64 channels, two layers a level, on pixels, with four past frames, three Euler
@@ -137,7 +152,7 @@ def diamond_rate(rows: int, device: torch.device, seconds: float) -> float:
 
     @torch.no_grad()
     def step() -> None:
-        with autocast(device):
+        with autocast(device, dtype):
             for _ in range(3):
                 unet(frames, 0)
 
@@ -184,10 +199,26 @@ def measure(args: Args) -> dict[str, Any]:
     """Measures everything, with a progress bar."""
     world_model = WorldModel.from_pretrained(args.world_model)
     world_model.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    device = world_model.device
+    device, seconds, task = world_model.device, args.seconds, world_model.config.tasks[0]
+    jobs: list[tuple[str, int, Callable[[], float]]] = []
+    for rows in args.rows:
+        imagined = partial(imagined_rate, world_model, rows, "features", seconds)
+        jobs.append((FEATURES, rows, partial(imagined, task)))
+        jobs.append((MIXED, rows, imagined))
+        for dtype in dict.fromkeys((torch.float32, faster_dtype(device))):
+            name = str(dtype).removeprefix("torch.")
+            draw = partial(drawn_rate, world_model, rows, dtype, seconds)
+            jobs.append((f"{DRAWN}, {name}", rows, draw))
+            if args.diamond and rows <= 128:
+                other = partial(diamond_rate, rows, device, dtype, seconds)
+                jobs.append((f"{DIAMOND}, {name}", rows, other))
+    rates: dict[str, dict[str, float]] = {name: {} for name, _, _ in jobs}
+    bar = tqdm(jobs, desc="bench", unit="measurement")
+    for name, rows, job in bar:
+        bar.set_postfix(now=f"{name}, {rows} rows")
+        rates[name][str(rows)] = job()
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "bfloat16": autocast(device)._enabled,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gflop_a_frame": denoiser_flops(world_model) / 1e9,
@@ -195,25 +226,9 @@ def measure(args: Args) -> dict[str, Any]:
             name: sum(p.numel() for p in getattr(world_model, name).parameters())
             for name in NETWORKS
         },
-        "pixels": {},
-        "features": {},
-        "features_of_one_task": {},
-        "diamond": {},
+        "env_steps_a_second": rates,
         "real": {},
     }
-    jobs = [(name, rows) for rows in args.rows for name in ("features", "pixels", "diamond")]
-    bar = tqdm(jobs, desc="bench", unit="measurement")
-    for name, rows in bar:
-        bar.set_postfix(now=f"{name} {rows}")
-        if name == "diamond":
-            if args.diamond and rows <= 128:
-                report[name][str(rows)] = diamond_rate(rows, device, args.seconds)
-        else:
-            report[name][str(rows)] = imagined_rate(world_model, rows, name, args.seconds)
-        if name == "features":
-            task = world_model.config.tasks[0]
-            rate = imagined_rate(world_model, rows, name, args.seconds, task)
-            report["features_of_one_task"][str(rows)] = rate
     if args.ppo_steps:
         report["ppo_steps"] = args.ppo_steps
         report["ppo_seconds"] = ppo_seconds(world_model, args.ppo_steps)
@@ -221,8 +236,8 @@ def measure(args: Args) -> dict[str, Any]:
         try:
             require_real_env()
             report["real"] = {
-                "default rendering": real_rate(False, args.seconds),
-                "lean rendering": real_rate(True, args.seconds),
+                "Meta-World, default rendering": real_rate(False, args.seconds),
+                "Meta-World, lean rendering": real_rate(True, args.seconds),
             }
         except RealEnvUnavailableError as error:
             print(error)
@@ -231,32 +246,27 @@ def measure(args: Args) -> dict[str, Any]:
 
 def format_table(report: dict[str, Any]) -> str:
     """The table as Markdown: env-steps a second, and how many times slower the others are."""
-    columns = list(report["features"])
-    nothing = dict.fromkeys(columns)
-    real = {f"Meta-World, {k}": dict.fromkeys(columns, v) for k, v in report["real"].items()}
-    lines = {
-        "imagined, features, one task": report["features_of_one_task"],
-        "imagined, features, all tasks mixed": report["features"],
-        "imagined, drawn": report["pixels"],
-        "DIAMOND's configuration": {**nothing, **report["diamond"]},
-        **real,
-    }
-    drawn = report["pixels"]
-    for name in ("DIAMOND's configuration", *real):
-        lines[f"drawn: times {name}"] = {
-            rows: drawn[rows] / lines[name][rows] if lines[name][rows] else None for rows in columns
-        }
+    rates = report["env_steps_a_second"]
+    columns = list(rates[FEATURES])
+    real = {name: dict.fromkeys(columns, rate) for name, rate in report["real"].items()}
+    lines = {**rates, **real}
+    for name, drawn in rates.items():
+        if name.startswith(DRAWN):
+            dtype = name.removeprefix(DRAWN)
+            for other in (f"{DIAMOND}{dtype}", *real):
+                if own := lines.get(other):
+                    ratios = {rows: drawn[rows] / rate for rows, rate in own.items()}
+                    lines[f"drawn{dtype}: times {other.removesuffix(dtype)}"] = ratios
     table = markdown_table(
         ["env-steps a second", *(f"{rows} rows" for rows in columns)],
         (
-            [name, *("-" if values[r] is None else f"{values[r]:,.4g}" for r in columns)]
+            [name, *(f"{values[r]:,.4g}" if r in values else "-" for r in columns)]
             for name, values in lines.items()
         ),
     )
-    precision = "bfloat16" if report["bfloat16"] else "float32"
     footnote = (
-        f"{report['device']}, {report['cores']} cores, {report['threads']} threads, frames in "
-        f"{precision}; {report['gflop_a_frame']:.3f} GFLOP a drawn frame."
+        f"{report['device']}, {report['cores']} cores, {report['threads']} threads; "
+        f"{report['gflop_a_frame']:.3f} GFLOP a drawn frame."
     )
     if "ppo_seconds" in report:
         footnote += (
