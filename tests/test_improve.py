@@ -81,6 +81,30 @@ def test_a_recorded_run_waits_and_ends_where_a_played_one_does(
     assert output == json.loads((played.out / "report.json").read_text())
 
 
+@needs_gl
+def test_without_ppo_clones_of_all_that_was_solved_play_the_next_round(tmp_path: Path) -> None:
+    args = Args(
+        "door-lock",
+        tmp_path,
+        episodes_budget=4,
+        rounds=2,
+        clones=2,
+        steps=0,
+        clone_steps=50,
+        test_episodes=1,
+    )
+    report = run(args)
+    assert report is not None
+    names = ["cloned", "filtered cloning, round 1", "filtered cloning, round 2"]
+    assert list(report["policies"]) == names
+    second, first = (
+        Policy.from_pretrained(folder / "cloned-1").state_dict()
+        for folder in (tmp_path / "round-1", tmp_path)
+    )
+    assert any(not torch.equal(second[name], first[name]) for name in first)
+    assert not list(tmp_path.glob("round-*/world_model"))
+
+
 def test_recorded_episodes_are_learned_again_in_place_of_imagined_ones(tmp_path: Path) -> None:
     world_model = WorldModel.from_pretrained()
     experts = load_episodes(DEMONSTRATIONS, "train", ["door-lock"])

@@ -82,7 +82,8 @@ class Args(Settings):
         clones: Clones, each of another seed, that are refined in a round and share its episodes:
             what one of them comes to exploit, another never finds. The first is what is improved.
         clone_steps: Gradient steps of cloning.
-        steps: Steps of PPO in each round.
+        steps: Steps of PPO in each round; 0 is the control without a world model: clones of the
+            demonstrations and of all that was solved so far play the next round.
         learn_steps: Optimiser steps of the memory in each round.
         rehearsed: Imagined episodes of each policy that are learned again, where `known` is None.
         test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
@@ -100,7 +101,7 @@ class Args(Settings):
     rounds: PositiveInt = 2
     clones: PositiveInt = 4
     clone_steps: PositiveInt = 4000
-    steps: PositiveInt = STEPS
+    steps: NonNegativeInt = STEPS
     learn_steps: PositiveInt = 600
     rehearsed: PositiveInt = 400
     test_episodes: NonNegativeInt = 100
@@ -131,9 +132,14 @@ def kept(folder: Path, make: Callable[[], Policy]) -> Policy:
 def refined_in(
     world_model: WorldModel, clones: Sequence[Policy], args: Args, folder: Path
 ) -> list[Policy]:
-    """The clones refined in this world model; read from `folder` where it is done."""
+    """The clones refined in this world model; read from `folder` where it is done.
+
+    With no steps of PPO they are the clones themselves.
+    """
 
     def refined(index: int) -> Policy:
+        if not args.steps:
+            return clones[index]
         options = (args.task, args.steps, args.seed + index, f"{folder.name}, {index}")
         return refine_imagined(clones[index], world_model, *options).policy
 
@@ -320,10 +326,13 @@ def run(args: Args) -> dict[str, Any] | None:
         def clone(shown: Sequence[Episode], seed: int = args.seed) -> Policy:
             return clone_episodes(shown, world_model, steps=args.clone_steps, seed=seed)
 
-        clones = [
-            kept(args.out / f"cloned-{i}", functools.partial(clone, experts, args.seed + i))
-            for i in range(args.clones)
-        ]
+        def cloned(folder: Path, shown: Sequence[Episode], first: int = 0) -> list[Policy]:
+            return [
+                kept(folder / f"cloned-{i}", functools.partial(clone, shown, args.seed + i))
+                for i in range(first, args.clones)
+            ]
+
+        clones = cloned(args.out, experts)
         policies = {"cloned": (clones[0], len(experts))}
         played: list[Policy] = list(clones)
         episodes: list[Episode] = []
@@ -334,12 +343,15 @@ def run(args: Args) -> dict[str, Any] | None:
         for number in range(args.rounds + 1):
             folder, spent = args.out / f"round-{number}", len(experts) + len(episodes)
             is_last = number == args.rounds
-            refined = refined_in(world_model, clones[:1] if is_last else clones, args, folder)
-            policies[f"refined, round {number}"] = refined[0], spent
             if number:
                 shown = experts + [episode for episode in episodes if episode.solved]
                 filtered = kept(folder / "filtered", functools.partial(clone, shown))
                 policies[f"filtered cloning, round {number}"] = filtered, spent
+                if not args.steps and not is_last:
+                    clones = [filtered, *cloned(folder, shown, first=1)]
+            refined = refined_in(world_model, clones[:1] if is_last else clones, args, folder)
+            if args.steps:
+                policies[f"refined, round {number}"] = refined[0], spent
             if is_last:
                 break
             fresh = real_episodes(world_model, refined, args, number, folder / "episodes", env)
@@ -348,8 +360,9 @@ def run(args: Args) -> dict[str, Any] | None:
             episodes += fresh
             rounds.append(predicted(world_model, fresh))
             played += refined
-            place = folder / "world_model"
-            world_model = learned_on(world_model, args, episodes, known, played, place)
+            if args.steps:
+                place = folder / "world_model"
+                world_model = learned_on(world_model, args, episodes, known, played, place)
         return measured(args, policies, rounds, world_model, env)
 
 
@@ -379,8 +392,10 @@ def measured(
     believed = rounds[-1]["verdict"]
     print(f"The world model before it learned from the last round: {VERDICTS[believed]}")
     last = args.out / f"round-{args.rounds}"
-    print(f"refined: {last / 'policy-0'}; filtered: {last / 'filtered'}")
-    if not any("real" in one for one in report["policies"].values()):
+    if args.steps:
+        print(f"refined: {last / 'policy-0'}")
+    print(f"filtered: {last / 'filtered'}")
+    if args.steps and not any("real" in one for one in report["policies"].values()):
         print(
             "Try the filtered one first: no measured run ended with a worse one than the refined."
         )
