@@ -65,7 +65,8 @@ class Args(Settings):
             all.
         episodes: Folder of episodes.
         split: The split that is measured on.
-        policies: Folder of policies that the world model never saw, `TASK/NAME`.
+        policies: Folder of policies that the world model never saw, `TASK/NAME`; those with "ppo"
+            or "weak" in their names are not refined for fresh plans.
         twin: Whether Meta-World is there, for its tasks: for fresh plans, probes and the object's
             place.
         real_env: `module:id` of a Gymnasium env of one's own, for fresh plans; None has none.
@@ -112,7 +113,11 @@ def fresh_plans(
     Returns:
         The plans as episodes, and what each refined policy did: imagined and real success.
     """
-    own = [path for path in policies_of(args, task) if "ppo" not in path.name]
+    own = [
+        path
+        for path in policies_of(args, task)
+        if "ppo" not in path.name and "weak" not in path.name
+    ]
     if not own:
         return [], []
     episodes: list[Episode] = []

@@ -2,8 +2,9 @@
 
     python -m training.make_test_set --tasks lever-pull hammer
 
-A task gets four policies: two clones of their own draws, and both improved by PPO in the real env.
-Each plays from test starts, past success; experts that are disturbed all along are the near-misses.
+A task gets six policies: two clones of their own draws, both improved by PPO in the real env, and
+two weak clones, of one and of two demonstrations, so that there are failures to predict. Each plays
+from test starts, past success; experts that are disturbed all along are the near-misses.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from world4rl_gym.world_model import WorldModel
 
 REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
 """Steps of PPO in the real env that improve each clone."""
+WEAK = {"weak-clone-1": 1, "weak-clone-2": 2}
+"""Demonstrations of clones that are left as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Args(Settings):
         episodes: Folder of episodes.
         policies: Folder of the policies; made where they are missing.
         count: Episodes of each policy.
-        drawn: How many of them are drawn whole.
+        drawn: How many of them are drawn whole, but of weak clones none.
         seed: Seed of clones and of PPO; none that a training of the world model uses.
     """
 
@@ -63,13 +66,14 @@ def make_task(args: Args, task: str) -> None:
     folder = args.policies / task
     rng = np.random.default_rng(args.seed)
     clones = {"clone-5": rng.choice(len(experts), 5, replace=False), "clone-50": np.arange(50)}
+    clones |= {name: rng.choice(len(experts), n, replace=False) for name, n in WEAK.items()}
     for index, (name, rows) in enumerate(clones.items()):
         if not (folder / name).exists():
             shown = [experts[row] for row in rows]
             policy = clone_episodes(shown, world_model, seed=args.seed + index)
             policy.save_pretrained(folder / name)
         better = folder / f"real-ppo-{name}"
-        if not better.exists():
+        if name in REAL_STEPS and not better.exists():
             rows_of_real = real_env(world_model, task, args.seed + index)
             refined = refine(
                 Policy.from_pretrained(folder / name),
@@ -81,14 +85,15 @@ def make_task(args: Args, task: str) -> None:
             refined.policy.save_pretrained(better)
     env = make_real_env(task)
     place = args.episodes / task / args.split
-    names = [*clones, *(f"real-ppo-{name}" for name in clones)]
+    names = [*REAL_STEPS, *(f"real-ppo-{name}" for name in REAL_STEPS), *WEAK]
     for index, name in enumerate(names):
         policy = Policy.from_pretrained(folder / name)
         seeds = split_seeds(args.split, args.count, 10_000 + 1000 * index)
         for number, seed in enumerate(tqdm(seeds, desc=f"{task} {name}", mininterval=5)):
             path = place / f"policy-{seed:07d}.npz"
             if not path.exists():
-                env.drawn = "all" if number < args.drawn else "first"
+                drawn = name not in WEAK and number < args.drawn
+                env.drawn = "all" if drawn else "first"
                 play(env, seed, name, policy, world_model).save(path)
     env.drawn = "first"
     for number, seed in enumerate(split_seeds(args.split, args.count, 20_000)):
