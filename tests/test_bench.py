@@ -33,6 +33,32 @@ def test_the_table_has_every_figure(tmp_path: Path) -> None:
     assert "| drawn, float32: times Meta-World, default rendering | 7 |" in table
 
 
+def test_ratios_are_of_the_same_dtype_and_number_of_rows() -> None:
+    rates = {
+        bench.FEATURES: {"8": 100.0, "1024": 900.0},
+        f"{bench.DRAWN}, float32": {"8": 60.0, "1024": 80.0},
+        f"{bench.DIAMOND}, float32": {"8": 3.0},
+        f"{bench.DRAWN}, bfloat16": {"8": 90.0, "1024": 120.0},
+        f"{bench.DIAMOND}, bfloat16": {"8": 2.0},
+    }
+    report = {
+        "env_steps_a_second": rates,
+        "real": {"Meta-World, lean rendering": 10.0},
+        "device": "CPU",
+        "cores": 2,
+        "threads": 2,
+        "gflop_a_frame": 0.1,
+    }
+    table = bench.format_table(report)
+    for line in (
+        "| drawn, float32: times DIAMOND's configuration | 20 | - |",
+        "| drawn, bfloat16: times DIAMOND's configuration | 45 | - |",
+        "| drawn, float32: times Meta-World, lean rendering | 6 | 8 |",
+        "| drawn, bfloat16: times Meta-World, lean rendering | 9 | 12 |",
+    ):
+        assert line in table
+
+
 def test_frames_are_drawn_in_the_dtype_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = make_tiny_world_model(), []
     monkeypatch.setattr(bench, "rate_of", lambda step, _: seen.append(model.draw_dtype) or 1.0)

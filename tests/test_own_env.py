@@ -93,10 +93,12 @@ def test_rounds_are_played_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -
 
 
 def test_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path) -> None:
-    shutil.copytree(walked / "runs/clone/push/policy", tmp_path / "unseen" / "push" / "clone")
+    for name in ("clone", "weak-clone", "real-ppo-clone"):
+        shutil.copytree(walked / "runs/clone/push/policy", tmp_path / "unseen" / "push" / name)
+    shutil.copytree(walked / "data" / "mine", tmp_path / "data")
     args = evaluate_world_model.Args(
         str(walked / "runs" / "world_model"),
-        episodes=walked / "data" / "mine",
+        episodes=tmp_path / "data",
         policies=tmp_path / "unseen",
         real_env=REAL,
         plans=3,
@@ -105,7 +107,8 @@ def test_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path
     )
     report = evaluate_world_model.evaluate(args)
     own = report["tasks"]["push"]
-    assert own["plans"]["episodes"] == 3 and own["closed_loop"][-1]["policy"] == "refined-clone"
+    assert own["plans"]["episodes"] == 3
+    assert [one["policy"] for one in own["closed_loop"]] == ["refined-clone"]
     own["mark"] = "measured before"
     path = tmp_path / "report" / "world_model.json"
     path.write_text(json.dumps(report))
@@ -114,6 +117,12 @@ def test_fresh_plans_are_done_in_an_env_of_ones_own(walked: Path, tmp_path: Path
     assert marked(args) and marked(dataclasses.replace(others, tasks=()))
     assert not marked(others)
     again = json.loads(path.read_text())
+    again["tasks"]["push"]["plans"]["episodes"] = 77
+    path.write_text(json.dumps(again))
+    next((tmp_path / "data" / "push" / "test").glob("*.npz")).unlink()
+    fewer = evaluate_world_model.evaluate(others)["tasks"]["push"]
+    assert fewer["policies"]["episodes"] == own["policies"]["episodes"] - 1
+    assert fewer["plans"]["episodes"] == 77  # refined and done before, and kept
     table = world_model_table(again)
     assert "| push |" in table and "PSNR at 15, dB" in table
 

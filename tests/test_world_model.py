@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ACTIONS, CODES, COMMANDS, SIZE, STATES, make_tiny_world_model
 
-from world4rl_gym.denoiser import Denoiser, DenoiserConfig
+from world4rl_gym.denoiser import Denoiser, DenoiserConfig, GroupNorm
 from world4rl_gym.eyes import Eyes, EyesConfig
 from world4rl_gym.memory import MemoryConfig, TaskMemory
 from world4rl_gym.pixels import channels_first, channels_last, to_float, to_uint8
@@ -153,21 +153,50 @@ def test_frames_are_drawn_in_the_dtype_that_is_set() -> None:
     assert torch.equal(frames[None], frames[faster_dtype(model.device)])
 
 
+def test_another_dtype_is_refused() -> None:
+    model = make_tiny_world_model()
+    model.draw_dtype = torch.float16
+    with pytest.raises(ValueError, match=r"draw_dtype: expected .* got torch\.float16"):
+        draw(model)
+
+
 def test_rows_drawn_in_parts_are_those_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_world_model()
+    model.draw_dtype = torch.float32
+    generator = torch.Generator().manual_seed(0)
     many = {
-        "anchor": torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8),
-        "first_code": torch.randn(5, CODES),
-        "code": torch.randn(5, CODES),
-        "state": torch.randn(5, STATES),
-        "noise": torch.randn(5, 3, SIZE, SIZE),
+        "anchor": torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator),
+        "first_code": torch.randn(5, CODES, generator=generator),
+        "code": torch.randn(5, CODES, generator=generator),
+        "state": torch.randn(5, STATES, generator=generator),
+        "noise": torch.randn(5, 3, SIZE, SIZE, generator=generator),
     }
+    parts = []
+    condition = model.denoiser.condition
     monkeypatch.setattr("world4rl_gym.world_model.DRAWN_AT_ONCE", 2)
+    monkeypatch.setattr(
+        model.denoiser, "condition", lambda *rows: parts.append(len(rows[0])) or condition(*rows)
+    )
     drawn = draw(model, **many)
-    assert len(drawn) == 5
+    assert parts == [2, 2, 1]
     for row in range(5):
         alone = draw(model, **{name: rows[row : row + 1] for name, rows in many.items()})
-        assert int((drawn[row].int() - alone[0].int()).abs().max()) <= 4
+        assert int((drawn[row].int() - alone[0].int()).abs().max()) <= 1
+
+
+def test_norms_of_bfloat16_are_torchs_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = GroupNorm(2, 8)
+    maps = torch.randn(3, 8, 4, 4, generator=generator) + 2
+    for dtype in (torch.float32, torch.bfloat16):
+        own = norm(maps.to(dtype))
+        usual = torch.nn.functional.group_norm(
+            maps.to(dtype), 2, norm.weight.to(dtype), norm.bias.to(dtype)
+        )
+        assert own.dtype == dtype
+        assert torch.allclose(own.float(), usual.float(), atol=1e-5 if dtype.itemsize > 2 else 0.05)
+    norm.to(torch.bfloat16)
+    assert norm(maps.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_an_untrained_denoiser_draws_the_first_frame() -> None:

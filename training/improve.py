@@ -82,8 +82,9 @@ class Args(Settings):
         clones: Clones, each of another seed, that are refined in a round and share its episodes:
             what one of them comes to exploit, another never finds. The first is what is improved.
         clone_steps: Gradient steps of cloning.
-        steps: Steps of PPO in each round; 0 is the control without a world model: clones of the
-            demonstrations and of all that was solved so far play the next round.
+        steps: Steps of PPO in each round; 0 is the control: nothing is refined or learned in
+            imagination, and clones of the demonstrations and of all that was solved so far play the
+            next round. The world model only predicts their episodes.
         learn_steps: Optimiser steps of the memory in each round.
         rehearsed: Imagined episodes of each policy that are learned again, where `known` is None.
         test_episodes: Real episodes that measure each policy at the end; 0 measures nothing.
@@ -114,6 +115,8 @@ class Args(Settings):
                 f"task: {self.task!r} is none of Meta-World's; expected --real-env module:id, or "
                 "--real recorded"
             )
+        if self.known is not None and not self.steps:
+            raise SettingsError("known: with no steps of PPO nothing is learned, got a folder")
         if self.episodes_budget < self.rounds:
             raise SettingsError(
                 f"episodes_budget: expected at least {self.rounds}, got {self.episodes_budget}"
@@ -181,7 +184,8 @@ def real_episodes(
             if not path.exists():
                 turn, which = divmod(index, len(policies))
                 actor = Disturbed(policies[which], NOISE * (turn % 2), seed)
-                play(env, seed, f"refined-{which}", actor, world_model).save(path)
+                name = f"{'refined' if args.steps else 'cloned'}-{which}"
+                play(env, seed, name, actor, world_model).save(path)
     return load_episodes(folder, "train", [args.task], ["policy"])
 
 
@@ -347,7 +351,9 @@ def run(args: Args) -> dict[str, Any] | None:
                 shown = experts + [episode for episode in episodes if episode.solved]
                 filtered = kept(folder / "filtered", functools.partial(clone, shown))
                 policies[f"filtered cloning, round {number}"] = filtered, spent
-                if not args.steps and not is_last:
+                if not args.steps and is_last:
+                    break
+                if not args.steps:
                     clones = [filtered, *cloned(folder, shown, first=1)]
             refined = refined_in(world_model, clones[:1] if is_last else clones, args, folder)
             if args.steps:
@@ -389,10 +395,10 @@ def measured(
     for number, one in enumerate(rounds):
         said = ", ".join(f"{says} {100 * one[name]:.0f} %" for name, says in PREDICTED.items())
         print(f"round {number}: {said}")
-    believed = rounds[-1]["verdict"]
-    print(f"The world model before it learned from the last round: {VERDICTS[believed]}")
+    believed = VERDICTS[rounds[-1]["verdict"]]
     last = args.out / f"round-{args.rounds}"
     if args.steps:
+        print(f"The world model before it learned from the last round: {believed}")
         print(f"refined: {last / 'policy-0'}")
     print(f"filtered: {last / 'filtered'}")
     if args.steps and not any("real" in one for one in report["policies"].values()):

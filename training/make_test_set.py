@@ -31,7 +31,7 @@ from world4rl_gym.world_model import WorldModel
 REAL_STEPS = {"clone-5": 16_000, "clone-50": 8_000}
 """Steps of PPO in the real env that improve each clone."""
 WEAK = {"weak-clone-1": 1, "weak-clone-2": 2}
-"""Demonstrations of clones that are left as they are."""
+"""How many demonstrations each weak clone has; PPO does not improve it."""
 
 
 @dataclasses.dataclass(frozen=True)

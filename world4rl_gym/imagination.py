@@ -33,7 +33,7 @@ from world4rl_gym.noise import row_noise
 from world4rl_gym.pixels import channels_last
 from world4rl_gym.starts import Starts
 from world4rl_gym.tensors import plain_tensors
-from world4rl_gym.world_model import WorldModel, by_task
+from world4rl_gym.world_model import DRAWN_AT_ONCE, WorldModel, by_task
 
 RewardFunction = Callable[[np.ndarray, list[str]], tuple[np.ndarray, np.ndarray]]
 """Frames `(B, H, W, 3)` uint8 and the rows' tasks -> rewards `(B,)`, success `(B,)` bool."""
@@ -263,6 +263,7 @@ class Imagination:
                 self._memory.code,
                 self.state,
                 noise,
+                at_most=DRAWN_AT_ONCE,
             )
             begun = (self._steps > 0).view(-1, 1, 1, 1)
             self._frames = torch.where(begun, drawn, self._anchors)
@@ -455,11 +456,15 @@ class Imagination:
         return by_task(padded, task_ids, *tensors)
 
     def _in_micro_batches(
-        self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        *tensors: Tensor,
+        at_most: int | None = None,
     ) -> tuple[Tensor, ...]:
         size = self.micro_batch_size
         if size is None:
             return function(*tensors)
+        size = min(size, at_most or size)
         results = []
         for first in range(0, len(tensors[0]), size):
             # Copies: where a row lies in memory may change the last bit of a matrix product.

@@ -41,7 +41,7 @@ from world4rl_gym.writing import replaced_folder, write_json
 __all__ = ["WorldModel", "WorldModelConfig", "WorldModelError"]
 
 DRAWN_AT_ONCE = 128
-"""Rows; on a CPU more of them outgrow its caches, and each takes twice as long."""
+"""Rows; more of them outgrow a CPU's caches, and each takes longer (results/log.md)."""
 
 
 class WorldModel(nn.Module):
@@ -57,7 +57,7 @@ class WorldModel(nn.Module):
 
     Attributes:
         draw_dtype: `torch.float32` or `torch.bfloat16`, in which frames are drawn; None takes the
-            one that the device multiplies faster. Frames differ by a few of 255 steps.
+            one that the device multiplies faster. Pixels differ by a few of 255 grey levels.
 
     Raises:
         WorldModelError: The parts do not fit one another; the message names the field.
@@ -216,7 +216,7 @@ class WorldModel(nn.Module):
         noise: Tensor,
         num_inference_steps: int | None = None,
     ) -> Tensor:
-        """Draws frames out of the memory; a pure function of its arguments.
+        """Draws frames out of the memory; a pure function of its arguments and `draw_dtype`.
 
         Args:
             anchor: `(B, 3, H, W)` uint8, the episodes' first frames.
@@ -228,6 +228,9 @@ class WorldModel(nn.Module):
 
         Returns:
             `(B, 3, H, W)` uint8.
+
+        Raises:
+            ValueError: `draw_dtype` is neither float32 nor bfloat16.
         """
         at_once = DRAWN_AT_ONCE if anchor.device.type == "cpu" else max(len(anchor), 1)
         parts = [rows.split(at_once) for rows in (anchor, first_code, code, state, noise)]
@@ -402,8 +405,14 @@ def by_task(
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
-    """Computes in bfloat16 or float32; None takes `faster_dtype`."""
+    """Computes in bfloat16 or float32; None takes `faster_dtype`.
+
+    Raises:
+        ValueError: It is another dtype.
+    """
     dtype = dtype or faster_dtype(device)
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"draw_dtype: expected torch.float32 or torch.bfloat16, got {dtype}")
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
