@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from world4rl_gym.denoiser import Denoiser
 from world4rl_gym.eyes import Eyes
@@ -81,6 +82,16 @@ def make_tiny_world_model(
         num_inference_steps=2,
     )
     return WorldModel(eyes, memory, denoiser, SchedulerConfig(), initial_frames, config)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a saved network or policy, by name."""
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether both have the same names and values."""
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.fixture(scope="session")

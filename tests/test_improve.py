@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_world_model
+from conftest import make_tiny_world_model, same, weights
 from episode_factory import write_episodes
 from gl import needs_gl
 
@@ -105,18 +105,15 @@ def test_without_ppo_clones_of_all_that_was_solved_play_the_next_round(tmp_path:
     assert report is not None
     names = ["cloned", "filtered cloning, round 1", "filtered cloning, round 2"]
     assert list(report["policies"]) == names
-    assert weights(tmp_path / "round-0" / "policy-1") == weights(tmp_path / "cloned-1")
-    assert weights(tmp_path / "round-1" / "policy-0") == weights(tmp_path / "round-1" / "filtered")
-    assert weights(tmp_path / "round-1" / "policy-1") == weights(tmp_path / "round-1" / "cloned-1")
-    assert weights(tmp_path / "round-1" / "policy-1") != weights(tmp_path / "cloned-1")
+    second = tmp_path / "round-1"
+    assert same(weights(tmp_path / "round-0" / "policy-1"), weights(tmp_path / "cloned-1"))
+    assert same(weights(second / "policy-0"), weights(second / "filtered"))
+    assert same(weights(second / "policy-1"), weights(second / "cloned-1"))
+    assert not same(weights(second / "policy-1"), weights(tmp_path / "cloned-1"))
     assert not (tmp_path / "round-2" / "policy-0").exists()
     assert not list(tmp_path.glob("round-*/world_model"))
     with pytest.raises(SettingsError, match="known: with no steps of PPO nothing is learned"):
         dataclasses.replace(args, known=DEMONSTRATIONS)
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
 def test_recorded_episodes_are_learned_again_in_place_of_imagined_ones(tmp_path: Path) -> None:

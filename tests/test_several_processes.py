@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import weights
 from episode_factory import write_episodes
-from safetensors.torch import load_file
 
 from training import train_denoiser, train_eyes, train_memory
 from training.runs import processes
@@ -35,10 +35,6 @@ def launched(command: str, **flags: object) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "diffusion_pytorch_model.safetensors")
 
 
 def losses(folder: Path) -> list[float]:

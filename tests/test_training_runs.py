@@ -17,9 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import CODES, make_tiny_world_model
+from conftest import CODES, make_tiny_world_model, same, weights
 from episode_factory import write_episodes
-from safetensors.torch import load_file
 
 from training import (
     clone_policy,
@@ -62,17 +61,9 @@ def tiny_args(out: Path, data: Path, **changes: Any) -> train_denoiser.Args:
     return train_denoiser.Args(("push",), data, eyes, out, **{**TINY, **changes})
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "denoiser" / "diffusion_pytorch_model.safetensors")
-
-
 def losses(out: Path) -> list[tuple[str, str]]:
     with open(out / "losses.csv") as file:
         return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +130,7 @@ def test_T1_killed_and_resumed_equals_uninterrupted(
         command(out, data, **every), capture_output=True, text=True, env=same_threads()
     )
     assert ended.returncode == 0, ended.stderr
-    assert same(weights(out), weights(finished))
+    assert same(weights(out / "denoiser"), weights(finished / "denoiser"))
     assert losses(out) == losses(finished)
 
 
@@ -219,10 +210,10 @@ def test_T3_a_signal_ends_with_a_checkpoint_and_a_line(
 
 
 def test_T5_other_data_or_settings_are_refused(data: Path, finished: Path, tmp_path: Path) -> None:
-    before = weights(finished)
+    before = weights(finished / "denoiser")
     with pytest.raises(SettingsError, match=r"learning_rate: 0\.001 there, 0\.01 now"):
         train_denoiser.run(tiny_args(finished, data, learning_rate=0.01))
-    assert same(before, weights(finished))
+    assert same(before, weights(finished / "denoiser"))
     episodes, out = tmp_path / "episodes", tmp_path / "out"
     write_episodes(episodes, count=6)
     train_denoiser.run(tiny_args(out, episodes, eyes=data / "fixed"))
@@ -249,9 +240,9 @@ def test_T7_the_same_seed_gives_the_same_weights(
     data: Path, finished: Path, tmp_path: Path
 ) -> None:
     train_denoiser.run(tiny_args(tmp_path / "again", data))
-    assert same(weights(tmp_path / "again"), weights(finished))
+    assert same(weights(tmp_path / "again" / "denoiser"), weights(finished / "denoiser"))
     train_denoiser.run(tiny_args(tmp_path / "other", data, seed=1))
-    assert not same(weights(tmp_path / "other"), weights(finished))
+    assert not same(weights(tmp_path / "other" / "denoiser"), weights(finished / "denoiser"))
 
 
 def test_T10_two_trainers_on_one_folder(tmp_path: Path) -> None:

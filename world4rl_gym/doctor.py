@@ -61,7 +61,7 @@ def _hardware() -> list[tuple[bool, str, str]]:
     if torch.cuda.is_available():
         cuda = (True, "CUDA", torch.cuda.get_device_name(0))
     else:
-        cuda = (False, "CUDA", "all is computed on the CPU; training a denoiser takes half an hour")
+        cuda = (False, "CUDA", "all is computed on the CPU; 5,000 denoiser steps take half an hour")
     fast = faster_dtype(torch.device("cuda" if cuda[0] else "cpu")) == torch.bfloat16
     detail = "frames are drawn in it" if fast else "frames are drawn in float32, a little slower"
     return [cuda, (fast, "bfloat16", detail)]

@@ -464,7 +464,7 @@ class Imagination:
         size = self.micro_batch_size
         if size is None:
             return function(*tensors)
-        size = min(size, at_most or size)
+        size = min(size, at_most or size)  # `draw` would split more rows into unequal parts
         results = []
         for first in range(0, len(tensors[0]), size):
             # Copies: where a row lies in memory may change the last bit of a matrix product.
